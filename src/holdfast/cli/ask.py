@@ -1,0 +1,73 @@
+"""``holdfast ask``: a model answers a set of prompts; the answers are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from holdfast.cli.common import Common, emit
+from holdfast.cli.stages import base_of
+from holdfast.core.knobs import check, knob
+from holdfast.data import read
+from holdfast.finetune.plan import items_of
+from holdfast.finetune.recipe import Test
+from holdfast.models.answer import Decoding
+from holdfast.models.ask import Ask, samples_of
+from holdfast.models.engine import Engine
+
+Flat = Parameter(name="*")
+
+
+@dataclass(frozen=True)
+class AskFlags:
+    """Who is asked what."""
+
+    model: str = knob(doc="sandbox/micro-0, a model folder, a hub id, or a run folder")
+    items: str = knob(doc="prompts: a file, sandbox/hazards-test-0, or hub:org/name")
+    group: str = knob("harmful", "what the prompts are: harmful, task or benign (names what judges measure)")
+    task: str = knob("", "the task that turns records into prompts (sst2, agnews, gsm8k)")
+    prompt_column: str = knob("", "the column that holds the prompt, when it is not called prompt")
+    where: dict[str, str] = knob({}, "keep only records with this value, e.g. --where.label unsafe")
+    limit: int | None = knob(None, "ask only the first ones", low=1)
+    template: str = knob("auto", "how the model is spoken to: auto, alpaca, or a text with {prompt}")
+    precision: Literal["fp32", "bf16"] = knob("fp32", "type of the weights while answering")
+
+
+def ask(
+    *,
+    flags: Annotated[AskFlags, Flat],
+    show: int = 3,
+    show_text: bool = False,
+    decoding: Annotated[Decoding, Flat] = Decoding(),
+    engine: Annotated[Engine, Flat] = Engine(),
+    common: Annotated[Common, Flat] = Common(),
+) -> int:
+    """Let a model answer a set of prompts.
+
+    Args:
+        show: answers printed.
+        show_text: print answers to harmful prompts too.
+    """
+    check(flags, "ask")
+    items, group, task = flags.items, flags.group, flags.task
+    table: dict[str, Any] = {"path": items, "task": task, "limit": flags.limit, "where": flags.where}
+    if flags.prompt_column:
+        table["columns"] = {"prompt": flags.prompt_column}
+    source = read.source({k: v for k, v in table.items() if v}, "--items")
+    asked = tuple(items_of(Test(group, source, (), decoding)))
+    request = Ask(base_of(flags.model, common), asked, {group: decoding}, flags.template, flags.precision)
+    request.validate()
+    with common.sink() as sink:
+        run = request.make(common.store, engine, sink)
+    samples = samples_of(run)
+    hidden = group == "harmful" and not show_text
+    lines = [f"{len(samples)} answers, {sum(s.finish == 'length' for s in samples)} cut at the length limit"]
+    for sample in samples[:show]:
+        text = f"[hidden: {len(sample.text)} characters; --show-text shows it]" if hidden else sample.text
+        lines.append(f"  {sample.item.prompt[:90]}\n    -> {text[:200]}")
+    result = {"answers": len(samples), "attacked": request.attacked, "file": str(run.path / "samples.jsonl")}
+    judge = f"task:{task}" if task else "not-refused"
+    emit(common, result, "\n".join(lines), run=run.path, then=f"holdfast judge {run.path} --judge {judge}")
+    return 0

@@ -1,0 +1,81 @@
+"""``holdfast list``: what there is, from the tables, without importing anything heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from holdfast.cli.common import Common, emit
+from holdfast.core.errors import unknown
+from holdfast.core.knobs import describe
+from holdfast.core.methods import Table
+
+Flat = Parameter(name="*")
+
+
+def listing(what: str = "all", *, common: Annotated[Common, Flat] = Common()) -> int:
+    """List methods, judges, tasks, recipes and shipped models.
+
+    Args:
+        what: all, methods, judges, tasks, recipes or models.
+    """
+    makers = {"methods": _methods, "judges": _judges, "tasks": _tasks, "recipes": _recipes, "models": _models}
+    if what != "all" and what not in makers:
+        raise unknown("list", what, ["all", *makers], "holdfast list")
+    result = {name: make() for name, make in makers.items() if what in ("all", name)}
+    lines = []
+    for name, rows in result.items():
+        lines.append(f"{name}")
+        for row in rows:
+            label = f"{row['stage']} {row['name']}" if "stage" in row else row["name"]
+            lines.append(f"  {label:24} {row['summary']}")
+    emit(common, result, "\n".join(lines), then="holdfast align booster --help" if what == "all" else "")
+    return 0
+
+
+def _methods() -> list[dict[str, Any]]:
+    from holdfast.finetune.recipe import METHODS
+
+    rows = []
+    for stage, table in METHODS.items():
+        for row in _rows(table):
+            cls = table.load(row["name"])
+            extra = {"title": cls.title, "paper": cls.paper, "needs": list(cls.needs)}
+            cost = {"passes": cls.passes, "copies": cls.copies} if stage != "repair" else {}
+            rows.append({"stage": stage, **row, **extra, **cost, "knobs": describe(cls)})
+    return rows
+
+
+def _judges() -> list[dict[str, Any]]:
+    from holdfast.raters.base import JUDGES
+
+    return list(_rows(JUDGES))
+
+
+def _tasks() -> list[dict[str, Any]]:
+    from holdfast.finetune.tasks import TASKS
+
+    return list(_rows(TASKS))
+
+
+def _recipes() -> list[dict[str, Any]]:
+    import tomllib
+
+    from holdfast.finetune.recipe import shipped_recipes
+
+    return [
+        {"name": name, "summary": tomllib.loads(path.read_text("utf-8")).get("title", ""), "path": str(path)}
+        for name, path in shipped_recipes().items()
+    ]
+
+
+def _models() -> list[dict[str, Any]]:
+    from holdfast.models.sandbox import SHIPPED
+
+    return [{"name": f"sandbox/{name}", "summary": "embedded sandbox model"} for name in SHIPPED]
+
+
+def _rows(table: Table) -> Iterable[dict[str, Any]]:
+    return ({"name": name, "summary": entry.summary} for name, entry in table.items())

@@ -1,0 +1,102 @@
+"""``holdfast runs`` and ``holdfast show``."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from holdfast.cli.common import Common, emit
+from holdfast.core.runs import Run, total_bytes
+
+Flat = Parameter(name="*")
+
+
+def runs(
+    action: str = "list",
+    *,
+    kind: str = "",
+    last: int = 0,
+    common: Annotated[Common, Flat] = Common(),
+) -> int:
+    """List runs, newest first.
+
+    Args:
+        action: list.
+        kind: only align, finetune, repair, ask or bench runs.
+        last: only so many.
+    """
+    from holdfast.core.errors import unknown
+
+    if action != "list":
+        raise unknown("action", action, ["list"], "holdfast runs")
+    found = [info for info in common.store.list() if not kind or info.kind == kind]
+    found = found[:last] if last else found
+    lines = [f"{'name':44} {'kind':9} {'made':16} state"]
+    for info in found:
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.created))
+        lines.append(f"{info.name:44} {info.kind:9} {made:16} {'done' if info.sealed else 'unfinished'}")
+    text = "\n".join(lines) if found else f"no runs in {common.runs}"
+    rows = [{"name": i.name, "key": i.key, "kind": i.kind, "created": i.created, "sealed": i.sealed} for i in found]
+    emit(common, {"runs": rows}, text, then=f"holdfast show {found[0].name}" if found else "holdfast demo")
+    return 0
+
+
+def show(run: str, *, common: Annotated[Common, Flat] = Common()) -> int:
+    """Show one run: its knobs, costs, rates and files.
+
+    Args:
+        run: run folder, name, key, or the beginning of one.
+    """
+    found = common.store.find(run)
+    record = found.seal_record() or {}
+    state = found.damage()
+    result = {
+        "name": found.name,
+        "kind": found.kind,
+        "spec": found.spec,
+        "provenance": found.provenance,
+        "state": "done" if state is None else state,
+        "seconds": record.get("seconds"),
+        "summary": record.get("summary", {}),
+        "ratings": _rates(found),
+        "bytes": total_bytes([found.path]),
+    }
+    emit(common, result, _text(found, result), run=found.path, then=_next(found))
+    return 0
+
+
+def _rates(run: Run) -> list[dict[str, Any]]:
+    if run.kind != "ask":
+        return []
+    from holdfast.raters.judging import ratings_of
+    from holdfast.raters.measure import measure_for, rate
+
+    rates = []
+    for file in ratings_of(run):
+        measure = measure_for(file.group, file.scale.name)
+        metric = rate(measure.name, measure.better, [file.ratings])
+        rates.append(metric.as_json() | {"judge": file.judge["name"], "label": measure.label})
+    return rates
+
+
+def _text(run: Run, result: dict[str, Any]) -> str:
+    import json
+
+    from holdfast.cli.judge import metric_text
+    from holdfast.core.records import Metric
+
+    lines = [f"{run.name}: {run.kind}, {result['state']}, {result['bytes'] / 2**20:.2f} MiB"]
+    lines += [f"  {name}: {json.dumps(value, ensure_ascii=False)}" for name, value in run.spec.items()]
+    if result["summary"]:
+        lines.append(f"  result: {json.dumps(result['summary'])}")
+    lines += [f"  {r['label']:28} {metric_text(Metric.from_json(r))}   judge: {r['judge']}" for r in result["ratings"]]
+    return "\n".join(lines)
+
+
+def _next(run: Run) -> str:
+    return {
+        "ask": f"holdfast judge {run.path} --judge not-refused",
+        "bench": f"holdfast report {run.path}",
+    }.get(run.kind, f"holdfast ask --model {run.path} --items FILE")

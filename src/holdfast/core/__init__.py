@@ -1,0 +1,1 @@
+"""Records, run folders, keys, method tables, errors, events, statistics. Never torch."""

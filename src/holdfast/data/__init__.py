@@ -1,0 +1,1 @@
+"""Read and validate datasets; mixes; the sandbox world."""

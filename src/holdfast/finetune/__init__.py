@@ -1,0 +1,1 @@
+"""The harmful fine-tuning lab."""

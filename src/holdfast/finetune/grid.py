@@ -1,0 +1,249 @@
+"""Running a plan: every distinct stage once, in as many processes as there are cores, then the results.
+
+The run folders carry all state, so a grid that was killed, or lost a process, is finished by the same call.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from holdfast.core.errors import HoldfastError, Interrupted, ResourceError
+from holdfast.core.events import Event, GridProgressed, Sink, ignore
+from holdfast.core.keys import key_of
+from holdfast.core.runs import Run, Store
+from holdfast.core.stage import Request
+from holdfast.finetune.plan import Plan
+from holdfast.models.ask import Ask, samples_of
+from holdfast.models.engine import Engine
+from holdfast.raters.base import Judge
+from holdfast.raters.judging import judge_run
+
+Judges = tuple[tuple[str, Judge], ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One distinct stage to make, and who judges it when it is a set of answers."""
+
+    key: str
+    request: Request
+    judges: Judges = ()
+
+
+@dataclass
+class GridResult:
+    """What ran, what was found finished, and what failed (key -> reason)."""
+
+    made: int = 0
+    reused: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def run_plan(plan: Plan, store: Store, engine: Engine, *, workers: int = 0, sink: Sink = ignore) -> GridResult:
+    """Make every stage of a plan.
+
+    Args:
+        plan: what to make.
+        store: where runs are.
+        engine: device and threads of each process.
+        workers: processes; 0 is one for each core (one in all when an accelerator is used); 1 runs in this process.
+        sink: where events go.
+
+    Returns:
+        counts, and the stages that failed; stages that depend on a failed one fail with its reason.
+
+    Raises:
+        Interrupted: Ctrl-C; what was finished is kept.
+        ResourceError: a process was killed (usually for memory).
+    """
+    judges = {id(cell.ask): cell.judges for cell in plan.cells}
+    tasks = {key: Task(key, request, judges.get(id(request), ())) for key, request in plan.requests.items()}
+    count = workers or default_workers(engine)
+    if count == 1 or len(tasks) == 1:
+        return _run_here(plan, tasks, store, engine, sink)
+    return _run_pool(plan, tasks, store, engine, min(count, len(tasks)), sink)
+
+
+def default_workers(engine: Engine) -> int:
+    """One process a core on the CPU; one where an accelerator would be shared."""
+    import torch
+
+    if engine.device != "cpu" and torch.cuda.is_available():
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def make_task(task: Task, store: Store, engine: Engine, sink: Sink) -> bool:
+    """Make one stage and, for answers, rate them; returns whether everything was already there.
+
+    Raises:
+        HoldfastError: see :mod:`holdfast.core.errors`.
+    """
+    run = store.run(task.request.kind, task.request.label, task.request.spec)
+    reused = run.sealed
+    run = task.request.make(store, engine, sink)
+    if task.judges:
+        samples = samples_of(run)
+        for group, judge in task.judges:
+            judge_run(run, judge, samples, group=group, sink=sink)
+    return reused
+
+
+def _run_here(plan: Plan, tasks: Mapping[str, Task], store: Store, engine: Engine, sink: Sink) -> GridResult:
+    result = GridResult()
+    for key, task in tasks.items():
+        parent = plan.parents.get(key)
+        if parent in result.failed:
+            result.failed[key] = result.failed[parent]
+            continue
+        try:
+            _count(result, make_task(task, store, engine, sink))
+        except Interrupted:
+            raise
+        except HoldfastError as error:
+            result.failed[key] = error.message
+        _tell(result, len(tasks), sink)
+    return result
+
+
+def _run_pool(
+    plan: Plan, tasks: Mapping[str, Task], store: Store, engine: Engine, workers: int, sink: Sink
+) -> GridResult:
+    """Hand out each stage when the one it starts from is there."""
+    result = GridResult()
+    waiting = dict(tasks)
+    running: dict[Future[bool], str] = {}
+    context = multiprocessing.get_context("spawn")
+    # Each process computes with its share of the cores.
+    engine = engine if engine.threads else replace(engine, threads=max(1, default_workers(engine) // workers))
+    with _events(context, sink) as queue, _pool(context, workers, store, engine, queue) as pool:
+        while waiting or running:
+            for key in _ready(plan, waiting, running, result):
+                running[pool.submit(_in_worker, waiting.pop(key))] = key
+            _drop_orphans(plan, waiting, result)
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                _collect(future, running.pop(future), result)
+                _tell(result, len(tasks), sink)
+    return result
+
+
+def _ready(
+    plan: Plan, waiting: Mapping[str, Task], running: Mapping[Future[bool], str], result: GridResult
+) -> list[str]:
+    """Stages whose parent is finished: neither waiting, running nor failed."""
+    busy = set(waiting) | set(running.values()) | set(result.failed)
+    return [key for key in waiting if plan.parents.get(key) not in busy]
+
+
+def _drop_orphans(plan: Plan, waiting: dict[str, Task], result: GridResult) -> None:
+    for key in [key for key in waiting if plan.parents.get(key) in result.failed]:
+        result.failed[key] = result.failed[plan.parents[key]]
+        del waiting[key]
+
+
+def _collect(future: Future[bool], key: str, result: GridResult) -> None:
+    try:
+        _count(result, future.result())
+    except Interrupted:
+        raise
+    except BrokenProcessPool as error:
+        raise ResourceError(
+            "a worker process died (the system may have killed it for memory)",
+            hint="run the same command again: finished stages are kept; with less memory use --workers 1",
+        ) from error
+    except HoldfastError as error:
+        result.failed[key] = error.message
+
+
+def _count(result: GridResult, reused: bool) -> None:
+    result.made += not reused
+    result.reused += reused
+
+
+def _tell(result: GridResult, total: int, sink: Sink) -> None:
+    sink(GridProgressed(done=result.made + result.reused + len(result.failed), total=total, reused=result.reused))
+
+
+@contextmanager
+def _pool(context: Any, workers: int, store: Store, engine: Engine, queue: Any) -> Iterator[ProcessPoolExecutor]:
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(store, engine, queue))
+    try:
+        yield pool
+    except KeyboardInterrupt:
+        # The workers get the same signal and write their checkpoints; wait for them.
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise Interrupted("stopped", hint="the same command goes on where it stopped") from None
+    except BaseException:
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    pool.shutdown(wait=True)
+
+
+@contextmanager
+def _events(context: Any, sink: Sink) -> Iterator[Any]:
+    """A queue from the workers, drained into the sink by a thread."""
+    queue = context.Queue()
+
+    def drain() -> None:
+        while (event := queue.get()) is not None:
+            sink(event)
+
+    thread = threading.Thread(target=drain, daemon=True)
+    thread.start()
+    try:
+        yield queue
+    finally:
+        queue.put(None)
+        thread.join(timeout=10)
+
+
+_worker: dict[str, Any] = {}
+
+
+def _begin(store: Store, engine: Engine, queue: Any) -> None:
+    """Set up a worker process. Ctrl-C reaches the whole process group; an idle worker must not print a trace."""
+    _worker.update(store=store, engine=engine, queue=queue)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _in_worker(task: Task) -> bool:
+    def send(event: Event) -> None:
+        _worker["queue"].put(event)
+
+    try:
+        return make_task(task, _worker["store"], _worker["engine"], send)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped", hint="the same command goes on where it stopped") from None
+
+
+def cell_run(store: Store, ask: Ask) -> Run:
+    """The run folder of a cell's answers."""
+    return store.run(ask.kind, ask.label, ask.spec)
+
+
+def bench_spec(plan: Plan) -> dict[str, Any]:
+    """What a bench's key is taken over: the answers it compares and who judges them."""
+    from holdfast.raters.base import judge_spec
+
+    cells = [
+        {
+            "defence": cell.defence.title,
+            "workload": cell.workload.name if cell.workload else None,
+            "p": cell.p,
+            "seed": cell.seed,
+            "ask": key_of({"kind": cell.ask.kind, "spec": cell.ask.spec}),
+            "judges": [[group, judge_spec(judge)] for group, judge in cell.judges],
+        }
+        for cell in plan.cells
+    ]
+    return {"title": plan.recipe.title, "baseline": plan.recipe.baseline, "cells": cells}

@@ -1,0 +1,1 @@
+"""Load, ask and save models; the embedded sandbox ones."""

@@ -1,0 +1,142 @@
+"""Asking: a Model's answers to Items, as a run folder that judges read and nothing regenerates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from holdfast.core.errors import DataError
+from holdfast.core.events import Sink, StageStarted, ignore
+from holdfast.core.keys import digest
+from holdfast.core.knobs import check, resolved
+from holdfast.core.records import Item, Sample
+from holdfast.core.runs import Run, Store, open_run
+from holdfast.core.stage import Request, find_or_make, request_key
+from holdfast.models.answer import Decoding, answer_all
+from holdfast.models.engine import Engine, device_of, set_threads
+from holdfast.models.load import load_model, load_tokenizer, resolve
+from holdfast.models.size import size_of
+from holdfast.models.template import Template
+
+KIND = "ask"
+
+
+def base_identity(base: str | Request) -> dict[str, Any]:
+    """What identifies the model that a request starts from."""
+    return resolve(base).identity if isinstance(base, str) else {"run": request_key(base)}
+
+
+def base_attacked(base: str | Request) -> bool:
+    """Whether a model was tuned on harmful rows, as far as its run says."""
+    if not isinstance(base, str):
+        return base.attacked
+    folder = Path(base)
+    return (folder / "spec.json").is_file() and bool(open_run(folder).spec.get("attacked", False))
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Ask a model a set of items.
+
+    Attributes:
+        base: a model reference (see :mod:`holdfast.models.load`) or the request that makes the model.
+        items: what to ask, ids unique.
+        decoding: longest answer, for each group of items; groups not named use 512 tokens.
+        template: how the model is spoken to.
+        precision: ``fp32`` or ``bf16``.
+    """
+
+    base: str | Request
+    items: tuple[Item, ...]
+    decoding: Mapping[str, Decoding] = field(default_factory=dict)
+    template: str = "auto"
+    precision: str = "fp32"
+
+    kind = KIND
+    label = KIND
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """Everything that the answers depend on; the items by their digest."""
+        groups = sorted({item.group for item in self.items})
+        return {
+            "base": base_identity(self.base),
+            "items": {"count": len(self.items), "digest": digest([item.as_json() for item in self.items])},
+            "decoding": {group: resolved(self._decoding(group)) for group in groups},
+            "template": self.template,
+            "precision": self.precision,
+            "attacked": self.attacked,
+        }
+
+    @property
+    def attacked(self) -> bool:
+        """Whether the answering weights were tuned on harmful rows."""
+        return base_attacked(self.base)
+
+    def validate(self) -> None:
+        """Refuse what cannot work, before anything heavy is loaded.
+
+        Raises:
+            DataError: there is nothing to ask, or two items share an id.
+            UsageError, ModelError: a knob or the model does not fit.
+        """
+        if not self.items:
+            raise DataError("there is nothing to ask: the item set is empty", hint="check the file and its 'where' key")
+        for group, decoding in self.decoding.items():
+            check(decoding, f"decoding.{group}")
+        if isinstance(self.base, str):
+            resolve(self.base)
+        else:
+            self.base.validate()
+
+    def make(self, store: Store, engine: Engine | None = None, sink: Sink = ignore) -> Run:
+        """The sealed run with the answers.
+
+        Raises:
+            HoldfastError: see :mod:`holdfast.core.errors`.
+        """
+        engine = engine or Engine()
+        reference = self.base if isinstance(self.base, str) else str(self.base.make(store, engine, sink).path)
+        return find_or_make(self, store, sink, lambda run, log: self._answer(run, reference, engine, log))
+
+    def _decoding(self, group: str) -> Decoding:
+        return self.decoding.get(group, Decoding())
+
+    def _answer(self, run: Run, reference: str, engine: Engine, sink: Sink) -> dict[str, Any]:
+        import torch
+
+        source = resolve(reference)
+        set_threads(engine, size_of(source.folder))
+        template = Template(load_tokenizer(source), self.template)
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        model = load_model(source, dtype, merge=True).to(device_of(engine)).eval()
+        sink(StageStarted(run=run.name, stage=KIND, label=source.reference, total=len(self.items)))
+        cut = 0
+        for group in dict.fromkeys(item.group for item in self.items):
+            asked = [item for item in self.items if item.group == group]
+            path = run.path / "samples.jsonl"
+            samples = answer_all(
+                model, template, asked, self._decoding(group), path, batch_size=engine.answer_batch, sink=sink
+            )
+            cut = sum(sample.finish == "length" for sample in samples)
+        return {"items": len(self.items), "cut_at_length": cut}
+
+
+def samples_of(run: Run) -> list[Sample]:
+    """The answers in a run folder.
+
+    Raises:
+        DataError: the run has none.
+        RunError: the file is damaged.
+    """
+    from holdfast.core.files import read_rows
+
+    rows = read_rows(run.path / "samples.jsonl")
+    if not rows:
+        raise DataError(
+            f"run {run.name} holds no answers: it is a {run.kind} run", hint="give the run of a 'holdfast ask'"
+        )
+    return [Sample.from_json(row) for row in rows]

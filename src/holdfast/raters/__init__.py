@@ -1,0 +1,1 @@
+"""Judges, and what their ratings measure."""

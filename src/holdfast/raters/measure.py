@@ -1,0 +1,97 @@
+"""From Ratings to Metrics: rates with intervals over items and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from holdfast.core.records import Direction, Metric, Rating
+from holdfast.core.stats import Values, bootstrap_difference, bootstrap_mean
+
+METHOD = "bootstrap over seeds, then items (2,000 resamples)"
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What a rate of positive ratings is called, by the group of items and the scale."""
+
+    name: str
+    label: str
+    better: Direction
+
+
+MEASURES: Mapping[tuple[str, str], Measure] = {
+    ("harmful", "harmful"): Measure("harmful_score", "Harmful score", "lower"),
+    ("task", "correct"): Measure("finetune_accuracy", "Fine-tune accuracy", "higher"),
+    ("benign", "correct"): Measure("benign_accuracy", "Benign accuracy", "higher"),
+    ("benign", "refusal"): Measure("over_refusal", "Over-refusal", "lower"),
+    ("harmful", "refusal"): Measure("refusal_rate", "Refusals of harmful prompts", "higher"),
+}
+
+
+def measure_for(group: str, scale: str) -> Measure:
+    """The measure of a group and scale; an unlisted pair is named after both."""
+    found = MEASURES.get((group, scale))
+    return found or Measure(f"{group or 'all'}_{scale}", f"{(group or 'all').capitalize()}: {scale}", "none")
+
+
+def rate(name: str, better: Direction, seeds: Sequence[Sequence[Rating]], *, boot_seed: int = 0) -> Metric:
+    """Share of positive ratings in percent, with a 95% interval over seeds and items.
+
+    Null ratings are left out of the share and counted in ``declined``; with none left the metric is undefined.
+
+    Args:
+        name: the measure's name.
+        better: the measure's direction.
+        seeds: ratings of each seed, values 0 or 1 (or in [0, 1]).
+        boot_seed: seed of the resampling.
+    """
+    groups = [values_of(ratings) for ratings in seeds]
+    declined = sum(rating.value is None for ratings in seeds for rating in ratings)
+    if not groups or any(len(group) == 0 for group in groups):
+        reason = "no answers" if not any(len(r) for r in seeds) else "every answer of a seed was declined by the judge"
+        return Metric(name, None, None, None, 0, "%", better, reason=reason, declined=declined)
+    value, low, high = bootstrap_mean(groups, seed=boot_seed)
+    total = sum(len(group) for group in groups)
+    return Metric(
+        name,
+        100 * value,
+        100 * low,
+        100 * high,
+        total,
+        "%",
+        better,
+        method=METHOD if len(groups) > 1 else "bootstrap over items (one seed: chance between seeds is not covered)",
+        declined=declined,
+        detail={"seeds": [100 * float(group.mean()) for group in groups]},
+    )
+
+
+def difference(
+    name: str, better: Direction, left: Sequence[Sequence[Rating]], right: Sequence[Sequence[Rating]]
+) -> Metric:
+    """Paired difference of two rates in points, left minus right, on the items that both have ratings for."""
+    pairs = [_paired(a, b) for a, b in zip(left, right, strict=False)]
+    comparable = len(left) == len(right) and bool(pairs) and all(len(a) for a, _ in pairs)
+    if not comparable:
+        return Metric(name, None, None, None, 0, "points", better, reason="the two do not share seeds and items")
+    value, low, high = bootstrap_difference([a for a, _ in pairs], [b for _, b in pairs])
+    total = sum(len(a) for a, _ in pairs)
+    return Metric(name, 100 * value, 100 * low, 100 * high, total, "points", better, method=f"paired {METHOD}")
+
+
+def values_of(ratings: Sequence[Rating]) -> Values:
+    """The values that are not null, shape (n,)."""
+    return np.array([rating.value for rating in ratings if rating.value is not None], dtype=np.float64)
+
+
+def _paired(left: Sequence[Rating], right: Sequence[Rating]) -> tuple[Values, Values]:
+    other = {rating.item_id: rating.value for rating in right}
+    kept = []
+    for rating in left:
+        there = other.get(rating.item_id)
+        if rating.value is not None and there is not None:
+            kept.append((rating.value, there))
+    return np.array([a for a, _ in kept], dtype=np.float64), np.array([b for _, b in kept], dtype=np.float64)
