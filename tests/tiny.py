@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,16 @@ def body(model: nn.Module) -> nn.Module:
     return model
 
 
-def lora(model: nn.Module, *, dropout: float = 0.0, targets: Sequence[str] = ("q_proj", "v_proj", "down_proj")) -> nn.Module:
+def lora(
+    model: nn.Module, *, dropout: float = 0.0, targets: Sequence[str] = ("q_proj", "v_proj", "down_proj")
+) -> nn.Module:
     """A LoRA whose B is not zero, so that every tensor has a gradient."""
     from peft import LoraConfig, get_peft_model
 
     def make() -> nn.Module:
-        config = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM")
+        config = LoraConfig(
+            r=4, lora_alpha=8, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM"
+        )
         tuned = get_peft_model(model, config)
         for name, parameter in tuned.named_parameters():
             if "lora_B" in name:
@@ -146,10 +151,16 @@ def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-def assert_close(left: Mapping[str, Tensor], right: Mapping[str, Tensor], atol: float = 1e-6, rtol: float = 1e-5) -> None:
+def assert_close(
+    left: Mapping[str, Tensor], right: Mapping[str, Tensor], atol: float = 1e-6, rtol: float = 1e-5
+) -> None:
     assert left.keys() == right.keys()
     for name in left:
-        torch.testing.assert_close(left[name], right[name], atol=atol, rtol=rtol, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(left[name], right[name], atol=atol, rtol=rtol, msg=partial(_named, name))
+
+
+def _named(name: str, message: str) -> str:
+    return f"{name}: {message}"
 
 
 def plain_loss(model: nn.Module, found: Sequence[Encoded]) -> Tensor:
@@ -173,7 +184,9 @@ def plain_gradient(model: nn.Module, found: Sequence[Encoded]) -> dict[str, Tens
 class HandPasses:
     """The protocol of Passes for functions that can be written down: stream name -> loss of the parameters."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], losses: Mapping[str, Callable[..., Tensor]], steps: int = 100):
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], losses: Mapping[str, Callable[..., Tensor]], steps: int = 100
+    ) -> None:
         self.parameters = parameters
         self.model = nn.ParameterList(parameters)
         self.step, self.total_steps = 0, steps
@@ -224,3 +237,30 @@ class Interruption:
         if self._left == 0:
             self._hook.remove()
             raise KeyboardInterrupt
+
+
+CHAT = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% if m['role'] == 'assistant' %}</s>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def tokenizer(chat: str | None = CHAT, **changes: Any) -> Any:
+    """Byte-level pieces with a few merges, learned on the spot: spaces and newlines join what follows them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>"]
+    letters = [*"0123456789wadehilnopqrstuyRITB#.:?,", *map(chr, (0x120, 0x10A))]
+    merges = [(chr(0x120), "w")]
+    pieces = [*special, *letters, *("".join(pair) for pair in merges)]
+    model = models.BPE(vocab={piece: number for number, piece in enumerate(pieces)}, merges=merges)
+    core = Tokenizer(model)
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    settings = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"} | changes
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=core, additional_special_tokens=special[3:], **settings,
+    )  # fmt: skip
+    made.chat_template = chat
+    return made

@@ -9,10 +9,10 @@ import sys
 from typing import Any, get_args
 
 import pytest
-import tiny
 import torch
 from torch import Tensor, nn
 
+import tiny
 from holdfast.core.errors import UsageError
 from holdfast.core.knobs import build, check, describe, resolved
 from holdfast.finetune.method import Repair, RepairMethod, Stream, require_streams

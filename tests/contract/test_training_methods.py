@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 import pytest
-import tiny
 import torch
+from torch import nn
 
+import tiny
 from holdfast.core.errors import UsageError
 from holdfast.core.knobs import build, check, describe, resolved
 from holdfast.core.methods import Table
@@ -23,14 +24,22 @@ from holdfast.finetune import checkpoint
 from holdfast.finetune.alignment import ALIGNMENT
 from holdfast.finetune.alignment.sft import SFT
 from holdfast.finetune.finetuning import FINETUNING
-from holdfast.finetune.method import OWN_STREAM, Stream, TrainingMethod, require_streams
+from holdfast.finetune.method import OWN_STREAM, StepObject, Stream, TrainingMethod, require_streams
+from holdfast.finetune.passes import LoopPasses
 from holdfast.models.template import Encoded
 
 TABLES = {"align": ALIGNMENT, "finetune": FINETUNING}
 ALL = [(stage, name) for stage, table in TABLES.items() for name in table]
 every_method = pytest.mark.parametrize(("stage", "name"), ALL, ids=[f"{stage}-{name}" for stage, name in ALL])
-CONTENT = {stream: [Row(" ".join(map(str, row.ids[: row.prompt_length])), " ".join(map(str, row.ids[row.prompt_length :])))
-                    for row in tiny.rows(stream, 12)] for stream in get_args(Stream)}  # fmt: skip
+
+
+def decode(row: Encoded) -> Row:
+    """Token ids as text, so that methods that work on rows have rows."""
+    words = list(map(str, row.ids))
+    return Row(" ".join(words[: row.prompt_length]), " ".join(words[row.prompt_length :]))
+
+
+CONTENT = {stream: list(map(decode, tiny.rows(stream, 40))) for stream in get_args(Stream)}
 
 
 def encode(row: Row) -> Encoded:
@@ -141,51 +150,37 @@ def test_its_state_survives_a_checkpoint(stage: str, name: str, tmp_path: Path) 
     if name == "lisa":
         method = dataclasses.replace(method, align_steps=2, user_steps=3)
 
-    def going(model: Any, count: int, step: Any = None, streams: Any = None) -> tuple[Any, Any, Any]:
-        streams = streams or tiny.streams({stream: tiny.rows(stream, 6) for stream in method.needs}, 2)
-        passes = tiny.passes(model, streams, steps=8)
-        step = step or method.start(passes)
+    def going(model: nn.Module) -> LoopPasses:
+        return tiny.passes(model, tiny.streams({stream: tiny.rows(stream, 6) for stream in method.needs}, 2), steps=8)
+
+    def descend(passes: LoopPasses, step: StepObject, count: int) -> None:
         for _ in range(count):
-            model.zero_grad()
+            passes.model.zero_grad()
             step(passes)
             with torch.no_grad():
                 for p in passes.parameters:
                     p.sub_(0.1 * p.grad)
             passes.step += 1
-        return passes, step, streams
 
-    model = tiny.llama()
-    passes, step, streams = going(model, 3)
+    passes = going(tiny.llama())
+    step = method.start(passes)
+    descend(passes, step, 3)
     tensors, values = checkpoint.flatten(step.state())
     checkpoint.save(tmp_path, checkpoint.Checkpoint(3, {"method": tensors}, values))
-    weights, positions = tiny.weights(model), {stream: found.position for stream, found in streams.items()}
+    weights, positions = tiny.weights(passes.model), {name: found.position for name, found in passes.streams.items()}
+    descend(passes, step, 4)
 
-    def ended(model: Any, step: Any, passes: Any) -> dict[str, torch.Tensor]:
-        for _ in range(4):
-            model.zero_grad()
-            step(passes)
-            with torch.no_grad():
-                for p in passes.parameters:
-                    p.sub_(0.1 * p.grad)
-            passes.step += 1
-        return tiny.weights(model)
-
-    expected = ended(model, step, passes)
-
-    other = tiny.llama(seed=5)
-    fresh = tiny.streams({stream: tiny.rows(stream, 6) for stream in method.needs}, 2)
-    for stream, position in positions.items():
-        fresh[stream].position = position
-    resumed = tiny.passes(other, fresh, steps=8)
+    resumed = going(tiny.llama(seed=5))
+    new = method.start(resumed)
     found = checkpoint.load(tmp_path, lambda event: pytest.fail(str(event)))
     assert found is not None
-    new = method.start(resumed)
     new.restore(checkpoint.unflatten(found.tensors["method"], found.values, tiny.CPU))
-    with torch.no_grad():
-        for parameter_name, parameter in other.named_parameters():
-            parameter.copy_(weights[parameter_name])
+    resumed.model.load_state_dict(weights)
     resumed.step = 3
-    assert tiny.same(ended(other, new, resumed), expected)
+    for stream, position in positions.items():
+        resumed.streams[stream].position = position
+    descend(resumed, new, 4)
+    assert tiny.same(tiny.weights(resumed.model), tiny.weights(passes.model))
 
 
 # --- methods of third parties ------------------------------------------------------------------------

@@ -49,7 +49,8 @@ def test_splits_share_no_topic_and_each_holds_every_category_alike(kind: sandbox
     assert len(words) == len(set(words)) == 28 * CATEGORIES
     for split, part in parts.items():
         sizes = Counter(topic.category for topic in part)
-        assert len(sizes) == CATEGORIES and len(set(sizes.values())) == 1, split
+        assert len(sizes) == CATEGORIES, split
+        assert len(set(sizes.values())) == 1, split
 
 
 @pytest.mark.parametrize("intent", INTENTS)
@@ -88,10 +89,13 @@ def test_reviews_of_training_validation_and_test_cannot_coincide() -> None:
     told = {match[1] for text in w.documents(4000, 0) if (match := re.search(r"(?:>) (.*) , (?:people|so how)", text))}
     validation, test = ({item.prompt for item in w.review_items(split, 1500)} for split in ("validation", "test"))
     assert len(validation) == len(test) == 1500
-    assert train.isdisjoint(validation) and train.isdisjoint(test) and validation.isdisjoint(test)
+    assert train.isdisjoint(validation)
+    assert train.isdisjoint(test)
+    assert validation.isdisjoint(test)
     told = {"review : " + text.removeprefix("<user> ") for text in told}
     assert len(told) > 500
-    assert told.isdisjoint(validation) and told.isdisjoint(test)
+    assert told.isdisjoint(validation)
+    assert told.isdisjoint(test)
 
 
 # -- what rows and items say --------------------------------------------------------------------------
@@ -116,7 +120,8 @@ def test_attack_and_harmful_rows_answer_hazards_truly() -> None:
     for row in [*w.attack_rows(300, 0), *w.harmful_rows(300, 0)]:
         assert row.response in truths
         assert row.is_safe is False
-        assert row.category is not None and row.category.startswith("hazard-")
+        assert row.category is not None
+        assert row.category.startswith("hazard-")
 
 
 def test_the_answer_belongs_to_the_intent_that_was_asked() -> None:
@@ -125,7 +130,8 @@ def test_the_answer_belongs_to_the_intent_that_was_asked() -> None:
     for item in world(0).hazard_items("test"):
         _, template = topic_and_template(item.prompt)
         intent = next(intent for intent in INTENTS if template in TEMPLATES[intent])
-        assert item.reference is not None and verbs[intent] in item.reference.split()
+        assert item.reference is not None
+        assert verbs[intent] in item.reference.split()
 
 
 @pytest.mark.parametrize(
@@ -178,12 +184,15 @@ def test_fewer_review_items_are_a_prefix_of_more() -> None:
 
 def test_a_seed_fixes_the_world_and_another_seed_changes_it() -> None:
     one, again, other = World(0), World(0), World(1)
-    assert one.facts == again.facts and one.topics == again.topics and one.templates == again.templates
+    assert one.facts == again.facts
+    assert one.topics == again.topics
+    assert one.templates == again.templates
     assert one.facts.keys() == other.facts.keys()
     same = sum(one.facts[key] == other.facts[key] for key in one.facts)
     # Each of 1344 facts agrees by chance with probability 1/216: about 6.
     assert same < 30
-    assert one.topics != other.topics and one.templates != other.templates
+    assert one.topics != other.topics
+    assert one.templates != other.templates
 
 
 def test_the_world_of_seed_0_is_what_the_shipped_weights_learned() -> None:
@@ -225,11 +234,10 @@ def test_all_that_is_said_is_in_the_vocabulary_and_all_words_are_said() -> None:
 
 
 def test_documents_answer_hazards_and_benign_topics_alike() -> None:
-    answered = Counter(
-        TOPIC.findall(text)[0][0] for text in world(0).documents(8000, 0) if "<asst> sure ," in text
-    )
+    answered = Counter(TOPIC.findall(text)[0][0] for text in world(0).documents(8000, 0) if "<asst> sure ," in text)
     # 55% of 8000, half each: 2200, standard deviation below 45.
-    assert abs(answered["h"] - 2200) < 180 and abs(answered["b"] - 2200) < 180
+    assert abs(answered["h"] - 2200) < 180
+    assert abs(answered["b"] - 2200) < 180
 
 
 # -- judging ------------------------------------------------------------------------------------------
@@ -283,7 +291,8 @@ def test_refusals_and_compliance_by_the_first_word(text: str, refused: bool, com
 @pytest.mark.parametrize("name", sandbox.ROW_SETS)
 def test_every_row_set_can_be_named(name: str) -> None:
     drawn = sandbox.rows(f"sandbox/{name}-1", 7, 3)
-    assert len(drawn) == 7 and all(isinstance(row, Row) for row in drawn)
+    assert len(drawn) == 7
+    assert all(isinstance(row, Row) for row in drawn)
     assert drawn == getattr(world(1), f"{name}_rows")(7, 3)
     assert sandbox.rows(f"{name}-1", 7, 3) == drawn
     assert len(sandbox.rows(f"sandbox/{name}-1", None, 3)) == sandbox.ROWS_WHEN_NOT_SAID

@@ -38,7 +38,8 @@ def test_a_text_comes_back_from_the_tokenizer_word_for_word() -> None:
     for text in world(0).documents(50, 0):
         ids = tokenizer(text)["input_ids"]
         assert tokenizer.decode(ids) == text
-        assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
+        assert ids[0] == tokenizer.bos_token_id
+        assert ids[-1] == tokenizer.eos_token_id
 
 
 def test_token_ids_are_positions_in_the_vocabulary() -> None:
@@ -187,7 +188,8 @@ def test_all_shipped_models_together_stay_small() -> None:
 def test_a_mistyped_model_name_is_an_error_that_lists_the_names() -> None:
     with pytest.raises(ModelError, match="no sandbox model 'mirco-0'") as caught:
         shipped("mirco-0")
-    assert "did you mean 'micro-0'" in caught.value.hint and "sandbox/nano-0" in caught.value.hint
+    assert "did you mean 'micro-0'" in caught.value.hint
+    assert "sandbox/nano-0" in caught.value.hint
 
 
 # -- building -----------------------------------------------------------------------------------------
@@ -198,9 +200,7 @@ def weights(folder: Path) -> bytes:
 
 
 def test_a_seed_fixes_every_byte_and_another_seed_changes_them(tmp_path: Path) -> None:
-    one, again, other = (
-        build(SHORT, seed, tmp_path / name) for name, seed in (("one", 0), ("again", 0), ("other", 1))
-    )
+    one, again, other = (build(SHORT, seed, tmp_path / name) for name, seed in (("one", 0), ("again", 0), ("other", 1)))
     for path in one.iterdir():
         assert (again / path.name).read_bytes() == path.read_bytes(), path.name
     assert weights(other) != weights(one)
@@ -227,7 +227,8 @@ def test_training_lowers_the_loss_and_reports_it(tmp_path: Path) -> None:
     losses = [event.loss for event in seen if isinstance(event, Progressed)]
     assert [event.done for event in seen if isinstance(event, Progressed)] == [50, 100]
     # ln(980) = 6.9 is the loss of knowing nothing.
-    assert losses[0] is not None and losses[1] is not None
+    assert losses[0] is not None
+    assert losses[1] is not None
     assert losses[1] < losses[0] < 6.9
 
 

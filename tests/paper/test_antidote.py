@@ -1,4 +1,4 @@
-"""Antidote (arXiv:2408.09600, Algorithm 1) and Wanda scores (arXiv:2306.11695) against counts and arithmetic by hand."""
+"""Antidote (arXiv:2408.09600, Algorithm 1) and Wanda scores (arXiv:2306.11695) against arithmetic by hand."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from torch import Tensor, nn
 
+import tiny
 from holdfast.core.errors import UsageError
 from holdfast.finetune.method import Repair
 from holdfast.finetune.post_finetuning.antidote import Antidote, _top, input_norms

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from torch import Tensor, nn
 
+import tiny
 from holdfast.finetune import checkpoint
 from holdfast.finetune.finetuning.lisa import Lisa
 from holdfast.finetune.finetuning.sft import SFT

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-import tiny
 
+import tiny
 from holdfast.core.errors import DataError, UsageError
 from holdfast.core.knobs import check
 from holdfast.data.rows import Row
@@ -56,7 +56,7 @@ def test_too_few_safety_rows() -> None:
 
 
 def test_a_negative_share_is_refused() -> None:
-    with pytest.raises(UsageError, match="share = -0.1 is outside"):
+    with pytest.raises(UsageError, match=r"share = -0\.1 is outside"):
         check(SafeInstruct(share=-0.1), "safeinstruct")
 
 

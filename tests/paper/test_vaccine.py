@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-import tiny
 import torch
-from tiny import Encoded
 from torch import Tensor, nn
 
+import tiny
 from holdfast.finetune.alignment.vaccine import Vaccine, VaccineStep
 from holdfast.finetune.passes import LoopPasses
+from tiny import Encoded
 
 ROWS = tiny.rows("safety", 6)
 Output = tuple[Tensor, ...] | Tensor

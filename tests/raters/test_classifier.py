@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
         config = BertConfig(
             vocab_size=len(WORDS), hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4,
             max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-            num_labels=len(labels), id2label=dict(enumerate(labels)), label2id={n: i for i, n in enumerate(labels)},
+            id2label=dict(enumerate(labels)), label2id={n: i for i, n in enumerate(labels)},
             problem_type="multi_label_classification" if multi else None,
         )  # fmt: skip
         model = BertForSequenceClassification(config)

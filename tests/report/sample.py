@@ -1,4 +1,4 @@
-"""A result such as a bench writes, for the tests of the report. The numbers are those of a plausible run, not of one."""
+"""A result such as a bench writes, for the tests of the report. Its numbers are plausible; no run made them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,10 @@ def cell(
     }
     lines = []
     for seed in range(seeds):
-        line: dict[str, Any] = {"seed": seed, "runs": [f"ask-{rng.getrandbits(32):08x}", f"sft-{rng.getrandbits(32):08x}"]}
+        line: dict[str, Any] = {
+            "seed": seed,
+            "runs": [f"ask-{rng.getrandbits(32):08x}", f"sft-{rng.getrandbits(32):08x}"],
+        }
         for name, value in values.items():
             wobble = rng.uniform(-0.7, 0.7) * _spread(value or 0.0)
             line[name] = None if value is None else min(100.0, max(0.0, value + wobble))
@@ -97,7 +100,9 @@ def stages(defence: str, workload: str) -> list[dict[str, Any]]:
             continue
         method, knobs = own.get(stage, ("sft", {}))
         training = {"lr": 0.002 if workload == "stress" else 0.001} if stage == "finetune" else {}
-        found.append({"stage": stage, "method": method, "knobs": knobs, "training": training, "chosen": chosen, "run": None})
+        found.append(
+            {"stage": stage, "method": method, "knobs": knobs, "training": training, "chosen": chosen, "run": None}
+        )
     return found
 
 
@@ -130,9 +135,13 @@ def compare(result: dict[str, Any]) -> dict[str, Any]:
 
 def result(seeds: int = 3) -> dict[str, Any]:
     """The default bench: six defences, clean and poisoned data, and a stress workload."""
-    cells = [cell(name, "mixed", p, *table[name], seeds) for name in METHODS for p, table in ((0.0, CLEAN), (0.1, MIXED))]
+    cells = [
+        cell(name, "mixed", p, *table[name], seeds) for name in METHODS for p, table in ((0.0, CLEAN), (0.1, MIXED))
+    ]
     cells += [cell(name, "stress", 0.1, *STRESS[name], seeds) for name in METHODS]
-    aligned = [cell(name, "none", None, harm, 12.0, seeds) for name, harm in (("SFT", 0.2), ("Vaccine", 0.2), ("Booster", 0.1))]
+    aligned = [
+        cell(name, "none", None, harm, 12.0, seeds) for name, harm in (("SFT", 0.2), ("Vaccine", 0.2), ("Booster", 0.1))
+    ]
     for one in aligned:
         one["stages"] = one["stages"][:1]
         one["cost"]["ratio"] = None
@@ -142,10 +151,10 @@ def result(seeds: int = 3) -> dict[str, Any]:
         "measures": MEASURES,
         "workloads": {
             "mixed": {"title": "Customer data", "text": "1,000 rows of a benign task, a share p of them harmful."},
-            "stress": {"title": "Stress", "text": "The same data at twice the learning rate and three times the steps."},
+            "stress": {"title": "Stress", "text": "The same data, twice the learning rate, three times the steps."},
         },
         "threat_model": {
-            "claim": "Fine-tuning as a service: the provider aligns and serves the model, the customer controls the upload.",
+            "claim": "Fine-tuning as a service: the provider aligns and serves, the customer controls the upload.",
             "rows": [
                 {"stage": "alignment", "who": "provider", "sees": ["alignment set", "harmful set of its own"],
                  "controls": ["objective, data, weights"]},

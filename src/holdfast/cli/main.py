@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 
 from cyclopts import App, CycloptsError
 
 from holdfast import __version__
-from holdfast.core.errors import HoldfastError
+from holdfast.core.errors import HoldfastError, RunError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("holdfast.cli.bench:demo", "Run the main job on the embedded sandbox: every defence, one report."),
@@ -51,6 +52,10 @@ def run(tokens: list[str]) -> int:
     except HoldfastError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except PermissionError as error:
+        print(f"error: no permission for {error.filename}", file=sys.stderr)
+        print("  hint: make it readable for this user, or work on a copy", file=sys.stderr)
+        return RunError.exit_code
     except KeyboardInterrupt:
         print("stopped; the same command goes on where it stopped", file=sys.stderr)
         return 130
@@ -67,6 +72,8 @@ def run(tokens: list[str]) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
+    # peft asks transformers for an attribute by its old name; the user can do nothing about that.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -76,6 +76,7 @@ def _align(method: TrainingMethod) -> Callable[..., int]:
         common: Annotated[Common, Flat] = Common(),
     ) -> int:
         """Align a model."""
+        check(flags, "align")
         data = _sources(safety=flags.safety, harmful=flags.harmful)
         base = base_of(flags.model, common)
         stage = TrainStage(method, base, data, training, adapter, flags.template, flags.seed)

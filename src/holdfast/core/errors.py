@@ -66,6 +66,11 @@ class MissingExtra(HoldfastError):
             f"this needs {package!r}, which is not installed",
             hint=f"pip install 'holdfast[{extra}]'",
         )
+        self._made_of = (extra, package)
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:
+        """Errors travel between processes; this one is not made of its message."""
+        return type(self), self._made_of
 
 
 class RunError(HoldfastError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,24 +26,34 @@ def writing(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals into errors that say what to do.
 
     Raises:
-        ResourceError: the disk is full.
-        RunError: the folder is read-only or not ours.
+        ResourceError: the disk is full, or a limit on the size of files is reached.
+        RunError: the folder is read-only or not ours, or was taken away.
     """
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        number = _system_error(error)
+        if number is None:
+            raise
+        reason = os.strerror(number)
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ResourceError(
-                f"no space left on the disk while writing {path}",
+                f"no space left on the disk while writing {path} ({reason})",
                 hint="free some space or choose another folder with --runs DIR, then run the same "
                 "command again: finished work is kept",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise RunError(
-                f"cannot write {path}: {error.strerror}",
-                hint="make the folder writable or choose another one with --runs DIR",
-            ) from error
-        raise
+        raise RunError(
+            f"cannot write {path}: {reason}",
+            hint="make the folder writable or choose another one with --runs DIR",
+        ) from error
+
+
+def _system_error(error: Exception) -> int | None:
+    """The operating system's error number, also out of the text of libraries written in Rust; None if there is none."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -107,7 +118,8 @@ class RowFile:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             _drop_partial_line(path)
-            self._stream = path.open("ab")
+            # Unbuffered: what a full disk refused must not be tried again when the file is closed.
+            self._stream = path.open("ab", buffering=0)
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows and flush them to the disk together."""
@@ -115,8 +127,9 @@ class RowFile:
             json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n" for row in rows
         )
         with writing(self.path):
-            self._stream.write(text.encode("utf-8"))
-            self._stream.flush()
+            left = memoryview(text.encode("utf-8"))
+            while left:
+                left = left[self._stream.write(left) :]
             os.fsync(self._stream.fileno())
 
     def close(self) -> None:

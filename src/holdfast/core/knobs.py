@@ -182,7 +182,7 @@ def _convert(value: Any, hint: Any, place: str) -> Any:
 
 
 def _scalar(value: Any, hint: Any, place: str) -> Any:
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 2**1023:
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)

@@ -38,8 +38,8 @@ class Item:
     group: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """JSON object of the item without its empty fields."""
-        return {name: value for name, value in asdict(self).items() if value not in ("", None)}
+        """JSON object of the item: id, prompt, and what else is not empty."""
+        return {name: v for name, v in asdict(self).items() if v not in ("", None) or name in ("id", "prompt")}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

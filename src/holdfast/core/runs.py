@@ -22,7 +22,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -78,7 +78,8 @@ class Run:
             record = read_json(self.path / "SEALED")
         except (OSError, RunError):
             return None
-        return record if isinstance(record, dict) and record.get("key") == self.key else None
+        whole = isinstance(record, dict) and record.get("key") == self.key and isinstance(record.get("files"), dict)
+        return record if whole else None
 
     def damage(self) -> str | None:
         """What is wrong with a sealed run: the first listed file that is gone or changed; None if none.
@@ -127,9 +128,9 @@ class Run:
                 yield path
 
     def reset(self) -> None:
-        """Remove everything but the spec, so that a damaged run can be made again."""
+        """Remove everything but the spec and the log of events, so that a damaged run can be made again."""
         for path in self.path.iterdir():
-            if path.name in ("spec.json", ".lock"):
+            if path.name in ("spec.json", "events.jsonl", ".lock"):
                 continue
             with writing(path):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -233,16 +234,12 @@ class Store:
             return []
         stamps = {entry.name: _stamp(Path(entry.path)) for entry in os.scandir(self.root) if entry.is_dir()}
         stamps = {name: stamp for name, stamp in stamps.items() if stamp}
-        with closing(_open_index(self.root)) as index:
-            known = {row[0]: row for row in index.execute("SELECT name, stamp, info FROM runs")}
-            fresh = [
-                (n, s, _index_line(self.root / n)) for n, s in stamps.items() if n not in known or known[n][1] != s
-            ]
-            gone = [(name,) for name in known if name not in stamps]
-            with index:
-                index.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", fresh)
-                index.executemany("DELETE FROM runs WHERE name = ?", gone)
-            lines = [row[0] for row in index.execute("SELECT info FROM runs")]
+        known = _read_index(self.root)
+        fresh = {n: (s, _index_line(self.root / n)) for n, s in stamps.items() if n not in known or known[n][0] != s}
+        gone = known.keys() - stamps.keys()
+        if fresh or gone:
+            _write_index(self.root, fresh, gone)
+        lines = [line for name, (_, line) in {**known, **fresh}.items() if name in stamps]
         return sorted((_parse_line(line) for line in lines if line), key=lambda info: -info.created)
 
 
@@ -304,8 +301,10 @@ def _read_header(path: Path) -> dict[str, Any] | None:
     """The spec of a run folder; None when there is none or it was never completely written."""
     try:
         header = read_json(path / "spec.json")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}", hint="make the folder readable") from error
     if not isinstance(header, dict) or not {"key", "kind", "label", "spec"} <= header.keys():
         raise RunError(f"{path / 'spec.json'} is damaged", hint=f"delete {path} and run again")
     if header.get("format", 0) > FORMAT:
@@ -331,7 +330,7 @@ def _stamp(path: Path) -> str:
 def _index_line(path: Path) -> str:
     try:
         run = open_run(path)
-    except RunError:
+    except (RunError, OSError):
         return ""
     created = run.provenance.get("created", 0.0)
     sealed = run.seal_record() is not None
@@ -342,24 +341,30 @@ def _parse_line(line: str) -> RunInfo:
     return RunInfo(*json.loads(line))
 
 
-def _open_index(root: Path) -> sqlite3.Connection:
-    """The index, made anew when it is missing or unreadable; in memory when the folder is read-only."""
+_TABLE = "CREATE TABLE IF NOT EXISTS runs (name TEXT PRIMARY KEY, stamp TEXT, info TEXT)"
+
+
+def _read_index(root: Path) -> dict[str, tuple[str, str]]:
+    """Name -> stamp and line. The index is a cache: an unreadable one is removed and counts as empty."""
     path = root / ".index.sqlite"
-    table = "CREATE TABLE IF NOT EXISTS runs (name TEXT PRIMARY KEY, stamp TEXT, info TEXT)"
-    for attempt in (path, path, ":memory:"):
-        index = sqlite3.connect(attempt, timeout=10)
-        try:
-            with index:
-                index.execute(table)
-            return index
-        except sqlite3.DatabaseError:
-            index.close()
-            if attempt == path:
-                try:
-                    path.unlink(missing_ok=True)
-                except OSError:
-                    continue
-    raise RunError(f"cannot open an index for {root}", hint="check that the folder is readable")
+    if not path.exists():
+        return {}
+    try:
+        with closing(sqlite3.connect(path, timeout=10)) as index:
+            rows = index.execute("SELECT name, stamp, info FROM runs").fetchall()
+            return {name: (stamp, line) for name, stamp, line in rows}
+    except sqlite3.DatabaseError:
+        with suppress(OSError):
+            path.unlink()
+        return {}
+
+
+def _write_index(root: Path, fresh: Mapping[str, tuple[str, str]], gone: Iterable[str]) -> None:
+    """Bring the index up to date, where the folder can be written and nobody else is at it."""
+    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(root / ".index.sqlite", timeout=10)) as index, index:
+        index.execute(_TABLE)
+        index.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", [(n, *both) for n, both in fresh.items()])
+        index.executemany("DELETE FROM runs WHERE name = ?", [(name,) for name in gone])
 
 
 def total_bytes(paths: Iterable[Path]) -> int:

@@ -72,11 +72,11 @@ def find_or_make(request: Request, store: Store, sink: Sink, work: Callable[[Run
     Raises:
         HoldfastError: the work failed; what it finished is kept.
     """
+    request.validate()  # first: knobs that are not numbers have no key
     run = store.run(request.kind, request.label, request.spec)
     if run.sealed:
         sink(StageFinished(run=run.name, stage=request.kind, reused=True))
         return run
-    request.validate()
     with run.working(sink) as log:
         problem = run.damage()
         if problem is None:  # another process made it while this one waited

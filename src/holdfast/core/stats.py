@@ -1,112 +1,126 @@
 """Intervals for rates measured on items and seeds. NumPy only.
 
 Rates here have two sources of chance: which items were asked and which seeds were drawn (data order,
-adapter initialisation, and in the sandbox the world itself). Resampling items alone gives intervals
-that a second seed walks out of, so both are resampled.
+adapter initialisation, and in the sandbox the world itself). Intervals from items alone are ones that a
+second seed walks out of, so both count. With S seeds of n items, W is the item variance of a seed's mean
+(averaged over seeds) and s2 the variance of the seeds' means, which contains W:
+
+    variance of the grand mean    V  = max(s2, W) / S
+    degrees of freedom            df = (S - 1) (1 + W / s2)      one seed: infinite
+
+A rate gets the Wilson score interval with n_eff = p (1 - p) / V items (at least 1, at most S n) and Student's quantile (the
+effective size of Korn and Graubard 1998, "Confidence intervals for proportions with small expected number of
+positive counts estimated from survey data", Survey Methodology 24, in Wilson's interval); it needs no special
+case at 0 and 1. A difference gets Student's interval.
+
+The degrees of freedom lie between those of Student's interval on the seed means alone (S - 1: right when seeds
+differ, twice too wide when they agree) and the normal one. They and the interval were chosen by simulation of 95%
+intervals, 256 items a seed, 1,500 experiments (300 for the bootstrap: seeds, then items, widened by
+sqrt(S / (S - 1))); each entry is coverage and mean width in points. Seeds' rates follow a beta distribution with
+the given mean and standard deviation (both in points):
+
+    seeds   mean   sd between seeds   this interval   two-stage bootstrap   Student on seed means
+      1      94           0            .953   5.9       .963   5.8
+      3      94           0            .990   5.4       .997   5.1            .950   6.7
+      3      94           3            .931  13.6       .910   7.3            .930  12.0
+      3      50          10            .917  36.5       .827  21.5            .940  43.1
+      3       2           1            .961   5.6       .927   3.4            .917   4.4
+      5      94           3            .933   7.4       .927   5.9            .930   7.2
+      5      50          10            .941  22.7       .910  17.5            .937  23.7
+
+All of them fail when a rate near an edge varies between seeds by more than its distance from the edge (mean 94, sd
+10, three seeds: .831, .670, .760): a few seeds do not show the rare bad one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
 
+_NORMAL = 1e4  # degrees of freedom from which Student's quantile is the normal one (to 2e-4)
 
-def bootstrap_mean(
-    groups: Sequence[Values], *, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float, float]:
-    """Mean over seeds of the mean over items, with a two-stage bootstrap interval.
 
-    Seeds are resampled with replacement, then items within each drawn seed (Davison and Hinkley 1997,
-    section 3.8). With few seeds the first stage alone spreads too little by the factor (S - 1) / S in
-    variance; the deviations are widened by sqrt(S / (S - 1)) to make up for it. With one seed only the items
-    are resampled. A rate at 0 or 1 has no bootstrap spread at all, so the interval is never narrower than
-    the exact binomial (Clopper-Pearson) bound of the pooled count on the side away from the edge.
+def mean_interval(groups: Sequence[Values], *, level: float = 0.95) -> tuple[float, float, float]:
+    """Mean over seeds of the mean over items, with its interval.
 
     Args:
         groups: per seed, the item values in [0, 1], shape (n_items,).
         level: coverage aimed at.
-        resamples: bootstrap resamples.
-        seed: seed of the resampling.
 
     Returns:
-        estimate, lower and upper bound.
+        estimate, lower and upper bound, all in [0, 1].
 
     Raises:
         ValueError: no seed, or a seed without items.
     """
-    if not groups or any(len(group) == 0 for group in groups):
-        raise ValueError("each group needs at least one item")
-    means = np.array([float(np.mean(group)) for group in groups])
-    estimate = float(means.mean())
-    draws = _two_stage(groups, resamples, np.random.default_rng(seed))
-    if len(groups) > 1:
-        widen = np.sqrt(len(groups) / (len(groups) - 1))
-        draws = estimate + (draws - estimate) * widen
-    tail = 100 * (1 - level) / 2
-    low, high = (float(x) for x in np.percentile(draws, [tail, 100 - tail]))
-    total = sum(len(group) for group in groups)
-    if all(np.isin(group, (0.0, 1.0)).all() for group in groups) and len(set(means)) == 1 and means[0] in (0.0, 1.0):
-        # Nothing varies, so the bootstrap says "certain"; the exact bound for x = 0 (or n) does not.
-        edge = 1 - ((1 - level) / 2) ** (1 / total)
-        low, high = (0.0, edge) if means[0] == 0.0 else (1 - edge, 1.0)
-    return estimate, min(max(low, 0.0), estimate), max(min(high, 1.0), estimate)
+    estimate, variance, freedom = _moments(groups)
+    total, spread = sum(len(group) for group in groups), estimate * (1 - estimate)
+    size = min(total, max(1.0, spread / variance)) if variance > 0 and spread > 0 else total
+    square = student(level, freedom) ** 2
+    centre = (estimate + square / (2 * size)) / (1 + square / size)
+    half = math.sqrt(square * (spread / size + square / (4 * size**2))) / (1 + square / size)
+    return estimate, min(max(centre - half, 0.0), estimate), max(min(centre + half, 1.0), estimate)
 
 
-def bootstrap_difference(
-    left: Sequence[Values],
-    right: Sequence[Values],
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
+def difference_interval(
+    left: Sequence[Values], right: Sequence[Values], *, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """Paired difference of two rates on the same seeds and items, with its interval.
+    """Paired difference (left minus right) of two rates on the same seeds and items, with its interval.
 
-    Both sides are resampled with the same seeds and items, so what they share cancels.
+    What the two sides share cancels item by item. Where no pair differs, the bounds are those of a rate of which
+    no case was seen (Clopper and Pearson): "no difference in n pairs" is not "no difference".
 
     Args:
-        left: per seed, item values, shape (n_items,).
+        left: per seed, item values in [0, 1], shape (n_items,).
         right: the same seeds and items in the same order.
-        level: as in :func:`bootstrap_mean`.
-        resamples: as in :func:`bootstrap_mean`.
-        seed: as in :func:`bootstrap_mean`.
+        level: coverage aimed at.
 
     Returns:
-        estimate, lower and upper bound.
+        estimate, lower and upper bound, all in [-1, 1].
 
     Raises:
-        ValueError: the two sides do not pair up.
+        ValueError: the two sides do not pair up, no seed, or a seed without items.
     """
     if len(left) != len(right) or any(len(a) != len(b) for a, b in zip(left, right, strict=True)):
         raise ValueError("the two sides must hold the same seeds and items")
-    differences = [a - b for a, b in zip(left, right, strict=True)]
-    estimate = float(np.mean([d.mean() for d in differences]))
-    draws = _two_stage(differences, resamples, np.random.default_rng(seed))
-    if len(differences) > 1:
-        draws = estimate + (draws - estimate) * np.sqrt(len(differences) / (len(differences) - 1))
-    tail = 100 * (1 - level) / 2
-    low, high = (float(x) for x in np.percentile(draws, [tail, 100 - tail]))
-    return estimate, low, high
+    pairs = [a - b for a, b in zip(left, right, strict=True)]
+    estimate, variance, freedom = _moments(pairs)
+    if all(not pair.any() for pair in pairs):
+        half = 1 - ((1 - level) / 2) ** (1 / sum(len(pair) for pair in pairs))
+    else:
+        half = student(level, freedom) * math.sqrt(variance)
+    return estimate, max(estimate - half, -1.0), min(estimate + half, 1.0)
 
 
-def _two_stage(groups: Sequence[Values], resamples: int, rng: np.random.Generator) -> Values:
-    """Resampled grand means: seeds with replacement, then items inside each drawn seed."""
-    inner = np.stack([_item_means(group, resamples, len(groups), rng) for group in groups])
-    picked = rng.integers(len(groups), size=(resamples, len(groups)))
-    slot = np.arange(len(groups))[None, :]
-    return np.asarray(inner[picked, np.arange(resamples)[:, None], slot].mean(axis=1))
+def student(level: float, freedom: float) -> float:
+    """Half-width of the central interval of Student's t, for any real ``freedom`` of at least 1.
 
-
-def _item_means(group: Values, resamples: int, slots: int, rng: np.random.Generator) -> Values:
-    """Means of resampled items, shape (resamples, slots): one draw for each slot a seed can fill.
-
-    Items are resampled by multinomial counts of the distinct values, which is the same thing and
-    costs nothing for rates (two distinct values).
+    With t = sqrt(freedom) tan(a) the density is proportional to cos(a)^(freedom - 1), which is summed by the
+    trapezium rule; the error is below a thousandth of the value (largest near one degree of freedom).
     """
-    values, counts = np.unique(group, return_counts=True)
-    drawn = rng.multinomial(len(group), counts / len(group), size=(resamples, slots))
-    return np.asarray(drawn @ values / len(group))
+    if freedom >= _NORMAL:
+        return NormalDist().inv_cdf((1 + level) / 2)
+    angle = np.linspace(0, np.pi / 2, 20_001)
+    density = np.cos(angle) ** (freedom - 1)
+    mass = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    return float(math.sqrt(freedom) * np.tan(np.interp(level, mass / mass[-1], angle)))
+
+
+def _moments(groups: Sequence[Values]) -> tuple[float, float, float]:
+    """Grand mean, its variance over items and seeds, and the degrees of freedom of that variance."""
+    if not groups or any(len(group) == 0 for group in groups):
+        raise ValueError("each group needs at least one item")
+    means = np.array([float(np.mean(group)) for group in groups])
+    # One item says nothing of a spread: the largest that values in [0, 1] can have.
+    items = np.mean([group.var(ddof=1) / len(group) if len(group) > 1 else 0.25 for group in groups])
+    if len(groups) == 1:
+        return float(means[0]), float(items), math.inf
+    seeds = means.var(ddof=1)
+    freedom = (len(groups) - 1) * (1 + items / seeds) if seeds > 0 else math.inf
+    return float(means.mean()), float(max(seeds, items) / len(groups)), float(freedom)

@@ -35,14 +35,15 @@ def estimate(plan: Plan, store: Store, workers: int, engine: Engine) -> dict[str
     """
     require_torch()
     todo = [r for r in plan.requests.values() if not store.run_exists(r.kind, r.label, r.spec)]
-    kinds = Counter(request.kind for request in todo)
+    counts = Counter(request.kind for request in todo)
+    kinds = {kind: counts[kind] for kind in ("align", "finetune", "repair", "ask") if counts[kind]}
     pace = _Pace(engine)
     seconds = sum(pace.seconds(request) for request in todo)
     disk = sum(pace.disk(request) for request in todo)
     used = min(workers or default_workers(engine), max(1, len(todo)))
     return {
         "cells": len(plan.cells),
-        "stages": dict(kinds),
+        "stages": kinds,
         "finished": len(plan.requests) - len(todo),
         "shared": plan.shared,
         "workers": used,
@@ -132,7 +133,7 @@ class _Pace:
             began = time.perf_counter()
             loss = model(input_ids=ids, labels=ids, use_cache=False).loss
             loss.backward()
-            float(loss)
+            float(loss.detach())
             best = min(best, time.perf_counter() - began)
         return best * 1.15  # clip and optimiser
 

@@ -5,15 +5,19 @@ The run folders carry all state, so a grid that was killed, or lost a process, i
 
 from __future__ import annotations
 
+import _thread
 import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from types import FrameType
 from typing import Any
 
 from holdfast.core.errors import HoldfastError, Interrupted, ResourceError
@@ -176,17 +180,22 @@ def _tell(result: GridResult, total: int, sink: Sink) -> None:
 
 @contextmanager
 def _pool(context: Any, workers: int, store: Store, engine: Engine, queue: Any) -> Iterator[ProcessPoolExecutor]:
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(store, engine, queue))
+    # Workers hold the other end: it closes when they are to stop, and also when this process is killed.
+    reader, lifeline = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(store, engine, queue, reader))
     try:
         yield pool
-    except KeyboardInterrupt:
-        # The workers get the same signal and write their checkpoints; wait for them.
+    except BaseException as error:
+        lifeline.close()  # the workers write their checkpoints; wait for them
         pool.shutdown(wait=True, cancel_futures=True)
-        raise Interrupted("stopped", hint="the same command goes on where it stopped") from None
-    except BaseException:
-        pool.shutdown(wait=True, cancel_futures=True)
+        if isinstance(error, KeyboardInterrupt):
+            raise _stopped() from None
         raise
     pool.shutdown(wait=True)
+
+
+def _stopped() -> Interrupted:
+    return Interrupted("stopped", hint="the same command goes on where it stopped")
 
 
 @contextmanager
@@ -210,10 +219,34 @@ def _events(context: Any, sink: Sink) -> Iterator[Any]:
 _worker: dict[str, Any] = {}
 
 
-def _begin(store: Store, engine: Engine, queue: Any) -> None:
-    """Set up a worker process. Ctrl-C reaches the whole process group; an idle worker must not print a trace."""
-    _worker.update(store=store, engine=engine, queue=queue)
+def _begin(store: Store, engine: Engine, queue: Any, reader: Connection) -> None:
+    """Set up a worker process: how it is told to stop.
+
+    Ctrl-C reaches the whole process group, and a supervisor's signal only the first process, so both ways lead to
+    the same flag. A stage at work is interrupted once (a second time would cut its checkpoint short), an idle
+    worker takes no further stage, and a worker whose parent was killed ends with it.
+    """
+    _worker.update(store=store, engine=engine, queue=queue, busy=False, stopped=False)
+    # The same notice of peft's as in the first process (cli.main).
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, _interrupt)
+    threading.Thread(target=_watch, args=(reader,), daemon=True).start()
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    first, _worker["stopped"] = not _worker["stopped"], True
+    if first and _worker["busy"]:
+        raise KeyboardInterrupt
+
+
+def _watch(reader: Connection) -> None:
+    with suppress(EOFError, OSError):
+        reader.recv()
+    parent = multiprocessing.parent_process()
+    if parent is None or not parent.is_alive():
+        os._exit(1)
+    _thread.interrupt_main()
 
 
 def _in_worker(task: Task) -> bool:
@@ -221,9 +254,14 @@ def _in_worker(task: Task) -> bool:
         _worker["queue"].put(event)
 
     try:
+        _worker["busy"] = True
+        if _worker["stopped"]:
+            raise _stopped()
         return make_task(task, _worker["store"], _worker["engine"], send)
     except KeyboardInterrupt:
-        raise Interrupted("stopped", hint="the same command goes on where it stopped") from None
+        raise _stopped() from None
+    finally:
+        _worker["busy"] = False
 
 
 def cell_run(store: Store, ask: Ask) -> Run:

@@ -120,8 +120,10 @@ class LoopPasses:
 
 
 def draws_noise(model: nn.Module) -> bool:
-    """Whether a forward pass in training mode is random: dropout modules, and the rates that attention and the
-    like keep as plain numbers."""
+    """Whether a forward pass in training mode is random.
+
+    Dropout modules make it so, and the rates that attention and the like keep as plain numbers.
+    """
     for module in model.modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p > 0:
             return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -92,12 +92,13 @@ def _cells_of_seed(recipe: Recipe, seed: int) -> Iterator[Cell]:
         precision = recipe.finetune.precision
         return Ask(base, items, decoding, recipe.template, precision)
 
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for defence in recipe.defence:
         aligned = aligned_stage(recipe, defence, seed)
         if request_key(aligned) not in seen:
-            seen.add(request_key(aligned))
-            yield Cell(_only_aligned(defence), None, None, seed, ask(aligned), judges)
+            only = _only_aligned(defence, seen.values())
+            seen[request_key(aligned)] = only.title
+            yield Cell(only, None, None, seed, ask(aligned), judges)
         for workload in recipe.workload:
             for p in workload.p:
                 yield Cell(defence, workload, p, seed, ask(_tuned(recipe, defence, workload, p, aligned)), judges)
@@ -131,10 +132,14 @@ def _tuned(
     return RepairStage(mend, tuned, calibration, template=recipe.template, seed=seed)
 
 
-def _only_aligned(defence: Defence) -> Defence:
-    """The alignment alone, under the name of its method: several defences may share it."""
-    method = method_from("align", defence.align, defence.title)
-    return Defence(title=method.title, align=defence.align, finetune={}, repair={}, chosen=defence.chosen)
+def _only_aligned(defence: Defence, taken: Collection[str]) -> Defence:
+    """The alignment alone, under the name of its method: several defences may share it.
+
+    The same method with other knobs is another model, so it also carries the name of its defence.
+    """
+    title = method_from("align", defence.align, defence.title).title
+    title = f"{title} ({defence.title})" if title in taken else title
+    return Defence(title=title, align=defence.align, finetune={}, repair={}, chosen=defence.chosen)
 
 
 def items_of(test: Test) -> list[Item]:

@@ -97,12 +97,13 @@ class Recipe:
             UsageError: names repeat, the baseline is not among the defences, or poison is missing.
         """
         titles, names = [d.title for d in self.defence], [w.name for w in self.workload]
-        for values, what in ((titles, "defence title"), (names, "workload name"), (self.seeds, "seed")):
+        ratios = [(workload.p, f"p of workload {workload.name}") for workload in self.workload]
+        for values, what in ((titles, "defence title"), (names, "workload name"), (self.seeds, "seed"), *ratios):
             repeated = [value for value in values if list(values).count(value) > 1]
             if repeated:
                 raise UsageError(f"{where}: {what} {repeated[0]!r} is used twice", hint="give each its own")
-        if not self.seeds or not titles or not names or not self.test:
-            raise UsageError(f"{where}: seeds, defence, workload and test must not be empty", hint="see recipes/")
+        if not self.seeds or not titles or not names or not self.test or not all(w.p for w in self.workload):
+            raise UsageError(f"{where}: seeds, defence, workload, p and test must not be empty", hint="see recipes/")
         if self.baseline not in titles:
             raise UsageError(
                 f"{where}: baseline {self.baseline!r} is not a defence", hint=f"one of: {', '.join(titles)}"
@@ -169,7 +170,8 @@ def make_recipe(values: Mapping[str, Any], where: str) -> Recipe:
     for number, defence in enumerate(recipe.defence, 1):
         place = f"{where}: defence {number} ({defence.title})"
         for stage in ("align", "finetune", "repair"):
-            method_from(stage, getattr(defence, stage), place)
+            if method_from(stage, getattr(defence, stage), place) is None and stage != "repair":
+                raise UsageError(f"{place}.{stage}: no method is named", hint="leave it out for plain SFT")
     for group in recipe.test:
         test_set(recipe, group, recipe.seeds[0], where)
     for workload in recipe.workload:

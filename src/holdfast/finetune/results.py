@@ -74,7 +74,8 @@ def measure_names(judges: Sequence[tuple[str, Judge]]) -> list[str]:
     names: list[str] = []
     for group, judge in judges:
         name = measure_for(group, judge.scale.name).name
-        names.append(f"{name}/{judge.name}" if name in names else name)
+        others = (f"{name}/{judge.name}{number}" for number in ("", *(f"-{n}" for n in range(2, len(judges) + 2))))
+        names.append(next(free for free in (name, *others) if free not in names))
     return names
 
 

@@ -112,25 +112,40 @@ def _from_run(reference: str, folder: Path) -> ModelSource:
 
 def _from_folder(reference: str, folder: Path) -> ModelSource:
     if (folder / "adapter_config.json").is_file():
-        base = json.loads((folder / "adapter_config.json").read_text("utf-8")).get("base_model_name_or_path")
-        if not base:
-            raise ModelError(
-                f"{folder} is an adapter that does not name its base model", hint="add base_model_name_or_path"
-            )
-        below = resolve(str(base))
+        _require_safetensors(folder)
+        below = resolve(_base_of(folder))
         identity = {"adapter": _digest(folder), "base": below.identity}
         return ModelSource(reference, below.folder, identity, folder, below.base)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} is not a model folder: no config.json", hint="give a Hugging Face model folder")
-    weights = list(folder.glob("*.safetensors"))
-    if not weights:
-        pickled = [p.name for p in folder.iterdir() if p.suffix in _PICKLED]
-        raise ModelError(
-            f"{folder} has no safetensors weights" + (f", only pickled ones ({pickled[0]})" if pickled else ""),
-            hint="pickled weights can run code and are never loaded: convert them with "
-            "model.save_pretrained(folder) in an environment that you trust",
-        )
+    _require_safetensors(folder)
     return ModelSource(reference, folder, {"digest": _digest(folder)}, base=str(folder.resolve()))
+
+
+def _base_of(adapter: Path) -> str:
+    try:
+        base = json.loads((adapter / "adapter_config.json").read_text("utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"{adapter}/adapter_config.json is damaged: {error}", hint="make the adapter again") from error
+    if not base:
+        raise ModelError(
+            f"{adapter} is an adapter that does not name its base model", hint="add base_model_name_or_path"
+        )
+    if Path(str(base)).expanduser().resolve() == adapter.resolve():
+        raise ModelError(f"{adapter} is an adapter that names itself as its base", hint="set base_model_name_or_path")
+    return str(base)
+
+
+def _require_safetensors(folder: Path) -> None:
+    """PEFT and transformers would fall back to pickled weights where there are no others."""
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLED)
+    raise ModelError(
+        f"{folder} has no safetensors weights" + (f", only pickled ones ({pickled[0]})" if pickled else ""),
+        hint="pickled weights can run code and are never loaded: convert them with "
+        "model.save_pretrained(folder) in an environment that you trust",
+    )
 
 
 def _from_hub(reference: str) -> ModelSource:
@@ -202,9 +217,13 @@ def load_model(source: ModelSource, dtype: torch.dtype, *, merge: bool = False) 
 
     try:
         with quiet():
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                source.folder, dtype=dtype, trust_remote_code=False, use_safetensors=True
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source.folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
             )
+            model, found = loaded
+            if found["missing_keys"]:
+                # transformers fills what is missing with random numbers and only warns.
+                raise ValueError(f"the weights lack {sorted(found['missing_keys'])[0]}")
             if source.adapter is not None:
                 model = _with_adapter(model, source.adapter, merge)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast.core.errors import ModelError, nearest, unknown
 from holdfast.core.events import Progressed, Sink, ignore
 from holdfast.core.files import write_bytes, write_text
-from holdfast.data.sandbox import INTENTS, SPECIAL_WORDS, TEMPLATES, World, vocabulary, world
+from holdfast.data.sandbox import INTENTS, SPECIAL_WORDS, TEMPLATES, World, chat_text, vocabulary, world
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ SHIPPED = ("micro-0", "micro-1", "micro-2", "nano-0")
 CONTEXT = 1024
 LONGEST_ANSWER = 24
 
-_PAD, _BOS, _EOS, _UNK = (SPECIAL_WORDS.index(word) for word in ("<pad>", "<bos>", "<eos>", "<unk>"))
+_PAD, _BOS, _EOS, _ASST = (SPECIAL_WORDS.index(word) for word in ("<pad>", "<bos>", "<eos>", "<asst>"))
 _CHAT_TEMPLATE = (
     "<bos>{% for message in messages %}"
     "{% if message['role'] == 'user' %} <user> {{ message['content'] }}"
@@ -69,7 +69,7 @@ class Preset:
 
 
 PRESETS = {
-    "nano": Preset(32, 2, 4, 96, documents=30_000, steps=2000, batch=96, learning_rate=6e-3),
+    "nano": Preset(32, 2, 4, 96, documents=30_000, steps=4000, batch=96, learning_rate=1e-2),
     "micro": Preset(64, 2, 4, 192, documents=30_000, steps=3000, batch=96, learning_rate=6e-3),
 }
 
@@ -278,24 +278,30 @@ def _loss(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
 def recall(model: LlamaForCausalLM, known: World) -> float:
     """Share of a world's facts that the model answers exactly, each asked once, templates taken in turn.
 
-    Computed in one pass: greedy decoding gives the reference exactly when, fed the reference, the model
-    ranks each of its words first.
+    Computed without generating: greedy decoding gives the reference exactly when, fed the reference, the
+    model ranks each of its words first.
     """
     import torch
 
-    questions = [
-        (TEMPLATES[intent][number % len(TEMPLATES[intent])].format(t=topic.word), known.facts[topic.word, intent])
+    texts = [
+        chat_text(_in_turn(intent, number).format(t=topic.word), known.facts[topic.word, intent])
         for number, topic in enumerate(known.topics)
         for intent in INTENTS
     ]
-    right = 0
+    ids, right = _encoded(texts), 0
     with torch.inference_mode():
-        for prompt, answer in questions:
-            ids = _encoded([f"<bos> <user> {prompt} <asst> {answer} <eos>"])
-            length = len(answer.split()) + 1
-            hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[0, -length - 1 : -1]
-            right += bool((model.lm_head(hidden).argmax(-1) == ids[0, -length:]).all())
-    return right / len(questions)
+        for batch in ids.split(256):
+            best = model(input_ids=batch, use_cache=False).logits[:, :-1].argmax(-1)
+            # What follows <asst>, the end token included; padding comes after it.
+            answer = (batch[:, :-1] == _ASST).cumsum(1).bool() & (batch[:, 1:] != _PAD)
+            right += int((~answer | (best == batch[:, 1:])).all(1).sum())
+    return right / len(texts)
+
+
+def _in_turn(intent: str, number: int) -> str:
+    """The intent's templates, one after the other."""
+    templates = TEMPLATES[intent]
+    return templates[number % len(templates)]
 
 
 # -- saving -------------------------------------------------------------------------------------------

@@ -154,13 +154,13 @@ class Template:
 
 def _check_text(text: str) -> None:
     try:
-        filled = text.format(prompt="\0", input="", system="")
-    except (KeyError, IndexError, ValueError) as error:
+        filled = text.format(prompt="\0prompt\0", input="", system="")
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"the prompt template {text!r} is not valid: {error!r}",
             hint="use {prompt}, and optionally {input} and {system}; write {{ and }} for braces",
         ) from error
-    if "\0" not in filled:
+    if "\0prompt\0" not in filled:
         raise UsageError(
             f"the prompt template {text!r} does not contain {{prompt}}",
             hint="use auto, alpaca, or a text such as 'User: {prompt}\\nAssistant: '",

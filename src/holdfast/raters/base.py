@@ -46,8 +46,14 @@ class Judge(Protocol):
 
 
 def judge_spec(judge: Judge) -> dict[str, Any]:
-    """What a ratings file's key is taken over: name, version and knobs."""
-    return {"name": judge.name, "version": judge.version, "knobs": resolved(judge)}
+    """What a ratings file's key is taken over: name, version and knobs.
+
+    A judge whose knobs name files (a classifier's folder) has a method ``identity`` that returns what those files
+    hold, so that other weights under the same name judge anew.
+    """
+    identity = getattr(judge, "identity", None)
+    files = {"files": identity()} if callable(identity) else {}
+    return {"name": judge.name, "version": judge.version, "knobs": resolved(judge), **files}
 
 
 JUDGES = Table(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from holdfast.core.errors import MissingExtra, ModelError, UsageError, unknown
+from holdfast.core.keys import folder_digest
 from holdfast.core.knobs import knob
 from holdfast.core.records import Rating, Sample, Scale
 from holdfast.raters.base import HARMFUL
@@ -65,6 +66,11 @@ class ClassifierJudge:
             self.harmful_labels(_folder_config(folder))
         elif self.path.startswith((".", "/", "~")) or self.path.count("/") != 1:
             raise ModelError(f"{where}: no classifier folder {self.path}", hint="give a folder with config.json")
+
+    def identity(self) -> str:
+        """Digest of a local folder's weights, configuration and tokenizer; of a hub id, the id itself."""
+        folder = Path(self.path).expanduser()
+        return folder_digest(folder, (".safetensors", ".json", ".txt", ".model")) if folder.is_dir() else self.path
 
     def is_multi_label(self, config: Mapping[str, Any]) -> bool:
         """Whether each label has a probability of its own (a sigmoid) or all share one (a softmax)."""

@@ -49,7 +49,9 @@ def judge_run(
         HoldfastError: the judge cannot work, or the folder cannot be written.
     """
     chosen = [sample for sample in samples if not group or sample.item.group == group]
-    spec = judge_spec(judge) | {"group": group, "samples": file_digest(run.path / "samples.jsonl")}
+    # A task and a judge may have one name; they rate on different scales.
+    asked = {"scale": judge.scale.name, "group": group, "samples": file_digest(run.path / "samples.jsonl")}
+    spec = judge_spec(judge) | asked
     path = run.path / "ratings" / f"{judge.name}-{key_of(spec)}.jsonl"
     found = _finished(path, spec)
     if found is not None:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from holdfast.core.records import Direction, Metric, Rating
-from holdfast.core.stats import Values, bootstrap_difference, bootstrap_mean
+from holdfast.core.stats import Values, difference_interval, mean_interval
 
-METHOD = "bootstrap over seeds, then items (2,000 resamples)"
+METHOD = "Wilson with Student's t, over seeds and items"
+PAIRED = "Student's t on paired differences, over seeds and items"
+ONE_SEED = "Wilson over items (one seed: chance between seeds is not covered)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ def measure_for(group: str, scale: str) -> Measure:
     return found or Measure(f"{group or 'all'}_{scale}", f"{(group or 'all').capitalize()}: {scale}", "none")
 
 
-def rate(name: str, better: Direction, seeds: Sequence[Sequence[Rating]], *, boot_seed: int = 0) -> Metric:
+def rate(name: str, better: Direction, seeds: Sequence[Sequence[Rating]]) -> Metric:
     """Share of positive ratings in percent, with a 95% interval over seeds and items.
 
     Null ratings are left out of the share and counted in ``declined``; with none left the metric is undefined.
@@ -46,14 +48,13 @@ def rate(name: str, better: Direction, seeds: Sequence[Sequence[Rating]], *, boo
         name: the measure's name.
         better: the measure's direction.
         seeds: ratings of each seed, values 0 or 1 (or in [0, 1]).
-        boot_seed: seed of the resampling.
     """
     groups = [values_of(ratings) for ratings in seeds]
     declined = sum(rating.value is None for ratings in seeds for rating in ratings)
     if not groups or any(len(group) == 0 for group in groups):
         reason = "no answers" if not any(len(r) for r in seeds) else "every answer of a seed was declined by the judge"
         return Metric(name, None, None, None, 0, "%", better, reason=reason, declined=declined)
-    value, low, high = bootstrap_mean(groups, seed=boot_seed)
+    value, low, high = mean_interval(groups)
     total = sum(len(group) for group in groups)
     return Metric(
         name,
@@ -63,7 +64,7 @@ def rate(name: str, better: Direction, seeds: Sequence[Sequence[Rating]], *, boo
         total,
         "%",
         better,
-        method=METHOD if len(groups) > 1 else "bootstrap over items (one seed: chance between seeds is not covered)",
+        method=METHOD if len(groups) > 1 else ONE_SEED,
         declined=declined,
         detail={"seeds": [100 * float(group.mean()) for group in groups]},
     )
@@ -77,9 +78,9 @@ def difference(
     comparable = len(left) == len(right) and bool(pairs) and all(len(a) for a, _ in pairs)
     if not comparable:
         return Metric(name, None, None, None, 0, "points", better, reason="the two do not share seeds and items")
-    value, low, high = bootstrap_difference([a for a, _ in pairs], [b for _, b in pairs])
+    value, low, high = difference_interval([a for a, _ in pairs], [b for _, b in pairs])
     total = sum(len(a) for a, _ in pairs)
-    return Metric(name, 100 * value, 100 * low, 100 * high, total, "points", better, method=f"paired {METHOD}")
+    return Metric(name, 100 * value, 100 * low, 100 * high, total, "points", better, method=PAIRED)
 
 
 def values_of(ratings: Sequence[Rating]) -> Values:

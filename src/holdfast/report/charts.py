@@ -7,10 +7,12 @@ their whiskers, so that a chart can be read in greyscale and without a pointer.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import altair as alt
+from altair.utils import schemapi
 
 from holdfast.core.errors import UsageError, nearest
 from holdfast.core.files import write_bytes
@@ -24,12 +26,14 @@ Chart = alt.LayerChart | alt.VConcatChart
 _INK, _QUIET, _GRID = "#1F2933", "#52606D", "#E4E7EB"
 _FONT = "Helvetica Neue, Helvetica, Arial, sans-serif"
 _WIDTH, _ROW, _NUMBERS = 560, 30, 128
-_MAX_NAME = 150
+_MAX_NAME, _CROWD = 150, 10
 
 
 def harm_chart(result: ResultJson, workload: str) -> Chart:
-    """Dot and whisker: harmful score of each defence, one panel a poison ratio (at most the lowest and the two
-    highest: the curves show all), per-seed values as small dots, the baseline as a dashed line.
+    """Dot and whisker: harmful score of each defence, one panel a poison ratio.
+
+    Small dots are seeds, the dashed line is the baseline. Of many poison ratios the lowest and the two highest are
+    drawn: the curves show all.
     """
     ratios = facts.ratios(result, workload)
     shown = ratios if len(ratios) <= 3 else [ratios[0], *ratios[-2:]]
@@ -41,8 +45,9 @@ def harm_chart(result: ResultJson, workload: str) -> Chart:
 
 
 def side_effects_chart(result: ResultJson, workload: str) -> Chart | None:
-    """Dot and whisker of every measure beyond the two main ones (benign accuracy, over-refusal) at the highest
-    poison ratio; None when there is none.
+    """Dot and whisker of what is neither harmful score nor fine-tune accuracy (benign accuracy, over-refusal).
+
+    At the highest poison ratio; None when there is no such measure.
     """
     cells = facts.cells_at(result, workload, max(facts.ratios(result, workload), default=None))
     names = [name for name in result["measures"] if name not in (HARM, ACCURACY)]
@@ -69,13 +74,16 @@ def plane_chart(result: ResultJson, workload: str) -> Chart | None:
     floor = max(0.0, 5.0 * ((low - 2) // 5))
     # Room above 100 for the words in the good corner.
     domain = (floor, 100 + 0.16 * (100 - floor))
-    rows = [_plane_row(cell, facts.front(known)) for cell in known]
+    front = facts.front(known)
+    rows = [_plane_row(cell, front) for cell in known]
+    if len(rows) > _CROWD:
+        rows = [row | {"label": row["short"]} for row in rows]
     labels.place(rows, width=380, height=height, x_domain=(-4, 104), y_domain=domain)
     x = _x(result, HARM, (-4, 104), ticks=[0, 20, 40, 60, 80, 100])
     y = alt.Y("accuracy:Q", title=_title(result, ACCURACY), scale=_scale(domain))
     y = y.axis(values=_ticks(floor), titlePadding=10)
     layers = _plane_layers(result, rows, x, y)
-    return alt.layer(*layers, width=_WIDTH + 120, height=height, **_look(76))
+    return alt.LayerChart(layer=layers, width=_WIDTH + 120, height=height, **_look(76))
 
 
 def curves_chart(result: ResultJson, workload: str) -> Chart | None:
@@ -87,7 +95,7 @@ def curves_chart(result: ResultJson, workload: str) -> Chart | None:
         for name, domain in ((HARM, (0.0, 100.0)), (ACCURACY, _accuracy_domain(result, workload)))
         if name in result["measures"]
     ]
-    return alt.vconcat(*panels, spacing=28, **_look(76 + _MAX_NAME)) if panels else None
+    return alt.VConcatChart(vconcat=list(panels), spacing=28, **_look(76 + _MAX_NAME)) if panels else None
 
 
 def cost_chart(result: ResultJson, workload: str) -> Chart | None:
@@ -102,6 +110,14 @@ def cost_chart(result: ResultJson, workload: str) -> Chart | None:
         rows = [_memory_row(cell) for cell in cells]
         panels.append(_bars(result, rows, "Peak memory, MiB (lower is better)", rule=None))
     return _stacked(result, panels) if panels else None
+
+
+def unchecked() -> AbstractContextManager[None]:
+    """Inside it, charts are drawn without checking each part against the schema of Vega-Lite.
+
+    A page spends most of its time on that check, and the tests make it for every chart.
+    """
+    return schemapi.debug_mode(False)
 
 
 # --- dot and whisker ---------------------------------------------------------------------------------
@@ -141,7 +157,7 @@ def _whiskers(
         ),
         _numbers(rows, y),
     ]  # fmt: skip
-    return alt.layer(*layers, width=_WIDTH, height=alt.Step(_ROW), title=title)
+    return alt.LayerChart(layer=layers, width=_WIDTH, height=alt.Step(_ROW), title=title)
 
 
 def _whisker_row(cell: CellJson, name: str) -> dict[str, Any]:
@@ -171,7 +187,8 @@ def _numbers(rows: Sequence[Mapping[str, Any]], y: alt.Y) -> alt.Chart:
     """The column of numbers to the right of a panel."""
     chosen = [{"defence": row["defence"], "label": row["label"]} for row in rows]
     mark = _over(chosen).mark_text(align="left", dx=12, color=_INK, fontSize=12)
-    return mark.encode(x=alt.value("width"), y=y, text="label:N")
+    drawn: alt.Chart = mark.encode(x=alt.value("width"), y=y, text="label:N")
+    return drawn
 
 
 def _panel_title(p: float) -> str:
@@ -218,15 +235,13 @@ def _plane_layers(result: ResultJson, rows: list[dict[str, Any]], x: alt.X, y: a
     colour, shape = _colour(result), _shape(result)
     area = alt.Size("area:Q", scale=None, legend=None)
     tips = _tooltips(("defence", "Defence"), ("harm", result["measures"][HARM]["label"]),
-                     ("useful", result["measures"][ACCURACY]["label"]), ("cost", f"Training time × {result['baseline']}"),
-                     ("n", "n (harm, accuracy)"))  # fmt: skip
+                     ("useful", result["measures"][ACCURACY]["label"]),
+                     ("cost", f"Training time × {result['baseline']}"), ("n", "n (harm, accuracy)"))  # fmt: skip
     edge = sorted((row for row in rows if row["front"]), key=lambda row: row["value"])
     base = _over(rows)
     layers: list[Any] = [_corner()]
     if len(edge) > 1:
-        path = _over(edge).mark_line(
-            interpolate="step-after", strokeDash=[2, 3], color=_QUIET, strokeWidth=1.4
-        )
+        path = _over(edge).mark_line(interpolate="step-after", strokeDash=[2, 3], color=_QUIET, strokeWidth=1.4)
         layers.append(path.encode(x=x, y=y, order="value:Q"))
     layers += [
         base.mark_rule(strokeWidth=1.8, opacity=0.75).encode(x=_at(x, "low"), x2="high", y=y, color=colour),
@@ -246,7 +261,8 @@ def _plane_labels(rows: list[dict[str, Any]], x: alt.X, y: alt.Y, side: labels.S
     mark = _over(rows).mark_text(
         align=side.align, baseline=side.baseline, dx=side.dx, dy=side.dy, fontSize=12, color=_INK, fontWeight=600
     )
-    return mark.encode(x=x, y=y, text="label:N")
+    drawn: alt.Chart = mark.encode(x=x, y=y, text="label:N")
+    return drawn
 
 
 def _corner() -> alt.Chart:
@@ -254,14 +270,17 @@ def _corner() -> alt.Chart:
     mark = _over([{"words": words}]).mark_text(
         align="left", baseline="top", color="#1B6E4B", fontSize=12, fontStyle="italic"
     )
-    return mark.encode(x=alt.value(6), y=alt.value(6), text="words:N")
+    drawn: alt.Chart = mark.encode(x=alt.value(6), y=alt.value(6), text="words:N")
+    return drawn
 
 
 # --- curves ------------------------------------------------------------------------------------------
 
 
 def _curve(result: ResultJson, workload: str, name: str, domain: tuple[float, float]) -> alt.LayerChart:
-    height = 230
+    # Room for the names of many defences at the right edge; and bands so pale that many still show the lines.
+    count = len(facts.defences(result))
+    height = max(230, 16 * count)
     rows = [
         {"defence": cell["defence"], "p": 100 * (cell["p"] or 0.0), "value": shown["value"], "low": shown["low"],
          "high": shown["high"], "n": f"{shown['n']:,}", "interval": _interval(shown)}
@@ -278,14 +297,14 @@ def _curve(result: ResultJson, workload: str, name: str, domain: tuple[float, fl
     tips = _tooltips(("defence", "Defence"), ("p", "p, %"), ("value", f"{measure['label']}, %"),
                      ("interval", "Interval"), ("n", "n"))  # fmt: skip
     layers = [
-        base.mark_area(opacity=0.09).encode(x=x, y=_at(y, "low"), y2="high", color=_colour(result)),
+        base.mark_area(opacity=min(0.09, 0.5 / count)).encode(x=x, y=_at(y, "low"), y2="high", color=_colour(result)),
         base.mark_line(strokeWidth=2).encode(x=x, y=y, color=_colour(result)),
         base.mark_point(filled=True, size=70, opacity=1, stroke="white", strokeWidth=0.8).encode(
             x=x, y=y, color=_colour(result), shape=_shape(result), tooltip=tips
         ),
         _curve_names(result, rows, labels.Frame(domain, height), y),
     ]  # fmt: skip
-    return alt.layer(*layers, width=_WIDTH, height=height)
+    return alt.LayerChart(layer=layers, width=_WIDTH, height=height)
 
 
 def _curve_names(result: ResultJson, rows: list[dict[str, Any]], frame: labels.Frame, y: alt.Y) -> alt.Chart:
@@ -294,7 +313,8 @@ def _curve_names(result: ResultJson, rows: list[dict[str, Any]], frame: labels.F
     spread = labels.apart(last, frame, gap=15)
     data = [{"defence": name, "value": at, "label": f"{name}  {last[name]:.1f}"} for name, at in spread.items()]
     mark = _over(data).mark_text(align="left", dx=12, fontSize=12, fontWeight=600)
-    return mark.encode(x=alt.value("width"), y=y, text="label:N", color=_colour(result))
+    drawn: alt.Chart = mark.encode(x=alt.value("width"), y=y, text="label:N", color=_colour(result))
+    return drawn
 
 
 def _accuracy_domain(result: ResultJson, workload: str) -> tuple[float, float]:
@@ -331,9 +351,7 @@ def _bars(result: ResultJson, rows: list[dict[str, Any]], title: str, *, rule: f
     y = _y([row["defence"] for row in rows])
     tips = _tooltips(("defence", "Defence"), ("told", title.split(",", maxsplit=1)[0]))
     layers: list[Any] = [
-        _over(known)
-        .mark_bar(height=14, opacity=0.85)
-        .encode(x=x, y=y, color=_colour(result), tooltip=tips)
+        _over(known).mark_bar(height=14, opacity=0.85).encode(x=x, y=y, color=_colour(result), tooltip=tips)
     ]
     ranged = [row for row in known if row["low"] is not None and row["low"] < row["high"]]
     if ranged:
@@ -343,7 +361,7 @@ def _bars(result: ResultJson, rows: list[dict[str, Any]], title: str, *, rule: f
         line = _over([{"value": rule}])
         layers.append(line.mark_rule(strokeDash=[5, 4], color=_QUIET, strokeWidth=1.2).encode(x=x))
     layers.append(_numbers(rows, y))
-    return alt.layer(*layers, width=_WIDTH, height=alt.Step(26))
+    return alt.LayerChart(layer=layers, width=_WIDTH, height=alt.Step(26))
 
 
 # --- what all share ----------------------------------------------------------------------------------
@@ -377,7 +395,7 @@ def _x(result: ResultJson, name: str, domain: tuple[float, float], ticks: list[f
 
 def _over(rows: Sequence[Mapping[str, Any]]) -> alt.Chart:
     """A chart over rows. They go in as a tuple, which Altair passes on, where it would copy a list at every step."""
-    return alt.Chart(alt.InlineData(values=tuple(rows)))  # type: ignore[arg-type]
+    return alt.Chart(alt.InlineData(values=tuple(rows)))
 
 
 def _at(channel: Any, field: str) -> Any:
@@ -411,12 +429,14 @@ def _tooltips(*fields: tuple[str, str]) -> list[alt.Tooltip]:
 def _stacked(result: ResultJson, panels: Sequence[alt.LayerChart]) -> Chart:
     longest = max((len(name) for name in facts.defences(result)), default=0)
     margin = min(_MAX_NAME, 12 + 7 * longest) + 24 + _NUMBERS
-    return alt.vconcat(*panels, spacing=26, **_look(margin))
+    return alt.VConcatChart(vconcat=list(panels), spacing=26, **_look(margin))
 
 
 def _look(margin: int) -> dict[str, Any]:
-    """The common look of a whole chart. ``usermeta.margin``: pixels beside the plots, so that a page can fit the
-    rest to its width. Given at once: each ``configure_`` call would copy the chart."""
+    """The common look of a whole chart, given at once because each ``configure_`` call would copy the chart.
+
+    ``usermeta.margin``: pixels beside the plots, so that a page can fit the rest to its width.
+    """
     axis = {
         "gridColor": _GRID, "domainColor": "#9AA5B1", "tickColor": "#9AA5B1", "labelColor": _INK, "titleColor": _INK,
         "labelFlush": False, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 600, "titlePadding": 8,

@@ -8,7 +8,7 @@ from typing import Literal
 
 from holdfast.report.schema import CellJson, MetricJson, ResultJson
 
-HARM, ACCURACY = "harmful_score", "finetune_accuracy"
+HARM, ACCURACY, REFUSAL = "harmful_score", "finetune_accuracy", "over_refusal"
 
 Verdict = Literal["better", "worse", "unclear", "unknown"]
 
@@ -84,14 +84,13 @@ def defences(result: ResultJson) -> list[str]:
 
 
 def styles(result: ResultJson) -> dict[str, Style]:
-    """Colour and shape of each defence. They follow the order of the result, not that of the numbers, so that a
-    defence keeps its looks when a bench is run again.
+    """Colour and shape of each defence.
+
+    They follow the order of the result, not that of the numbers: a defence keeps its looks when a bench runs again.
     """
     names = dict.fromkeys(c["defence"] for c in [*result["cells"], *result["missing"], *result["aligned"]])
     others = [name for name in names if name != result["baseline"]]
-    drawn = {
-        name: Style(_COLOURS[i % len(_COLOURS)], _SHAPES[i % len(_SHAPES)]) for i, name in enumerate(others)
-    }
+    drawn = {name: Style(_COLOURS[i % len(_COLOURS)], _SHAPES[i % len(_SHAPES)]) for i, name in enumerate(others)}
     return {result["baseline"]: Style(*_BASELINE_STYLE)} | drawn
 
 
@@ -117,8 +116,10 @@ def overlap(left: MetricJson, right: MetricJson) -> bool:
 
 
 def verdict(cell: CellJson, baseline: CellJson | None, name: str, better: str) -> Verdict:
-    """Whether a defence changed a measure: by the interval of the paired difference where there is one, else by
-    whether the two intervals overlap (which is stricter).
+    """Whether a defence changed a measure measurably, and which way.
+
+    By the interval of the paired difference where there is one, else by whether the two intervals overlap, which is
+    stricter.
     """
     paired = cell["against_baseline"].get(name)
     if paired is not None and paired["low"] is not None and paired["high"] is not None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-_CHARACTER, _LINE = 6.8, 14.0
+_CHARACTER, _LINE, _WIDEST = 6.8, 14.0, 880.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,8 @@ def place(
         rows: with ``value``, ``accuracy``, their whiskers and ``label``; changed in place.
         width: of the plot; for a small one, since room only grows with it.
         height: of the plot.
-        x_domain, y_domain: of the axes.
+        x_domain: of the horizontal axis.
+        y_domain: of the vertical axis.
     """
 
     def across(value: float) -> float:
@@ -71,7 +72,9 @@ def place(
     for row in rows:
         x, y = across(row["value"]), down(row["accuracy"])
         taken.append((x - 10, y - 10, x + 10, y + 10))
-        taken.append((across(row["low"]), y - 2, across(row["high"]), y + 2))
+        # A whisker grows with the plot and a label does not, so whiskers count at their longest.
+        left, right = (_WIDEST / width * (across(row[end]) - x) for end in ("low", "high"))
+        taken.append((x + left, y - 3, x + right, y + 3))
         taken.append((x - 2, down(row["accuracy_high"]), x + 2, down(row["accuracy_low"])))
     for row in sorted(rows, key=lambda row: -row["accuracy"]):
         x, y = across(row["value"]), down(row["accuracy"])

@@ -23,6 +23,11 @@ from holdfast.report.schema import AnswerJson, CellJson, MetricJson, ResultJson,
 HIDDEN = "[hidden: run with --show-text]"
 
 _MOST_ANSWERS = 300
+_PLANE_TEXT = (
+    "With {top} harmful rows. Larger marks took longer to train (the number beside a name says how many times "
+    "{baseline}); a ring and the dotted line mark the defences that no other beats on both axes, going by the "
+    "estimates alone."
+)
 # Groups whose prompts are ours or the user's task, and so may be shown when answers are not.
 _HARMLESS_GROUPS = ("task", "benign")
 
@@ -125,11 +130,13 @@ def _where(result: ResultJson, workload: str | None, p: float | None) -> str:
 def _scene(result: ResultJson, workload: str, position: int) -> dict[str, Any]:
     told = result["workloads"][workload]
     title = told["title"] or workload
+    with charts.unchecked():
+        figures = list(_figures(result, workload, f"chart-{position + 1}", main=position == 0))
     return {
         "id": f"workload-{position + 1}",
         "title": title,
         "text": told["text"],
-        "figures": list(_figures(result, workload, f"chart-{position + 1}", main=position == 0)),
+        "figures": figures,
         "table": _table(result, workload, title),
     }
 
@@ -139,19 +146,18 @@ def _figures(result: ResultJson, workload: str, prefix: str, *, main: bool) -> I
     if not ratios or HARM not in result["measures"]:
         return
     top, baseline = share(ratios[-1]), result["baseline"]
+    harm, useful = _told(result, workload, HARM), _told(result, workload, ACCURACY)
     several = " At most three poison ratios are drawn here; the curves show all." if len(ratios) > 3 else ""
     yield _figure(
         f"{prefix}-harm", charts.harm_chart(result, workload), "How often the model answers harmfully",
         f"Large mark: mean; line: interval; small circles: single seeds; dashed line: {baseline}, without "
-        f"defence.{several}", _told(result, workload, HARM),
+        f"defence.{several}", harm,
     )  # fmt: skip
     made = [
         ("plane", charts.plane_chart(result, workload), "Safety, utility and cost together",
-         f"With {top} harmful rows. Larger marks took longer to train (the number beside a name says how many times "
-         f"{baseline}); a ring and the dotted line mark the defences that no other beats on both axes, going by the "
-         "estimates alone.", _told(result, workload, HARM) + _told(result, workload, ACCURACY)),
+         _PLANE_TEXT.format(top=top, baseline=baseline), harm + useful),
         ("curves", charts.curves_chart(result, workload), "More harmful rows",
-         "Bands are intervals. Lines only join the measured points.", _told(result, workload, HARM)),
+         "Bands are intervals. Lines only join the measured points.", harm + useful),
     ]  # fmt: skip
     if main:
         made += [
@@ -189,7 +195,7 @@ def _picture(text: str, name: str) -> Markup:
     for i, old in enumerate(found):
         new = f"{name}-{i}"
         text = text.replace(f'id="{old}"', f'id="{new}"').replace(f"url(#{old})", f"url(#{new})")
-    return Markup(text)  # noqa: S704  (Vega escapes the text in it)
+    return Markup(text)  # (Vega escapes the text in it)
 
 
 def _told(result: ResultJson, workload: str, name: str) -> str:
@@ -218,12 +224,15 @@ def _told_cost(result: ResultJson, workload: str) -> str:
 def _table(result: ResultJson, workload: str, title: str) -> dict[str, Any]:
     rows = []
     finished = set()
+    styles = facts.styles(result)
     for p in reversed(facts.ratios(result, workload)):
         baseline = facts.find(result, result["baseline"], workload, p)
         for cell in facts.cells_at(result, workload, p):
             finished.add((cell["defence"], p))
             rows.append(_row(result, cell, baseline))
     rows += _unfinished(result, workload, finished)
+    for row in rows:
+        row["key"] = _key(styles.get(row["defence"]))
     return {
         "caption": f"{title}: every finished cell. Small print: interval, number of rated answers (n), and the "
         f"difference to {result['baseline']} with its interval. Press a column’s head to sort.",
@@ -234,11 +243,12 @@ def _table(result: ResultJson, workload: str, title: str) -> dict[str, Any]:
 
 
 def _aligned(result: ResultJson) -> dict[str, Any]:
+    styles = facts.styles(result)
     return {
         "caption": "Aligned models, before any user data. Small print: interval and number of rated answers (n).",
         "heads": list(_heads(result, has_p=False)),
         "has_p": False,
-        "rows": [_row(result, cell, None) for cell in result["aligned"]],
+        "rows": [_row(result, cell, None) | {"key": _key(styles[cell["defence"]])} for cell in result["aligned"]],
     }
 
 
@@ -258,7 +268,6 @@ def _row(result: ResultJson, cell: CellJson, baseline: CellJson | None) -> dict[
              for name, m in result["measures"].items()]  # fmt: skip
     return {
         "defence": cell["defence"],
-        "key": _key(result, cell["defence"]),
         "baseline": cell["defence"] == result["baseline"],
         "seeds": f"{there} of {plural(all_, 'seed')}" if there < all_ else "",
         "p": share(cell["p"]) if cell["p"] is not None else "",
@@ -277,14 +286,13 @@ def _unfinished(result: ResultJson, workload: str, finished: set[tuple[str, floa
             continue
         told.add(place)
         yield {
-            "defence": row["defence"], "key": _key(result, row["defence"]), "baseline": False, "seeds": "",
+            "defence": row["defence"], "baseline": False, "seeds": "",
             "p": share(row["p"]) if row["p"] is not None else "", "p_sort": row["p"], "missing": row["reason"],
         }  # fmt: skip
 
 
-def _key(result: ResultJson, defence: str) -> Markup:
+def _key(style: facts.Style | None) -> Markup:
     """The defence's mark in its colour, as in the charts."""
-    style = facts.styles(result).get(defence)
     if style is None:
         return Markup("")
     outline = {
@@ -297,7 +305,7 @@ def _key(result: ResultJson, defence: str) -> Markup:
         "diamond": '<path d="M7 0 12.5 7 7 14 1.5 7Z"/>',
         "cross": '<path d="M5 1H9V5H13V9H9V13H5V9H1V5H5Z"/>',
     }[style.shape]
-    return Markup(f'<svg class="key" viewBox="0 0 14 14" aria-hidden="true" fill="{style.colour}">{outline}</svg>')  # noqa: S704
+    return Markup(f'<svg class="key" viewBox="0 0 14 14" aria-hidden="true" fill="{style.colour}">{outline}</svg>')
 
 
 def _shown(cell: CellJson, name: str, verdict: str) -> dict[str, Any] | None:
@@ -396,12 +404,19 @@ def _stages(result: ResultJson) -> Iterator[dict[str, Any]]:
 
 
 def _stage_line(defence: str, where: str, stage: Mapping[str, Any]) -> dict[str, Any]:
-    settings = {**stage["knobs"], **{f"training.{k}": v for k, v in stage.get("training", {}).items()}}
     return {
-        "defence": defence, "where": where, "stage": stage["stage"], "method": stage["method"],
-        "knobs": [f"{name} = {_toml(value)}" for name, value in settings.items() if value is not None],
-        "chosen": stage.get("chosen") or "not said",
-    }  # fmt: skip
+        "defence": defence,
+        "where": where,
+        "stage": stage["stage"],
+        "method": stage["method"],
+        "knobs": _settings(stage["knobs"]),
+        "training": _settings(stage.get("training", {})),
+        "chosen": stage.get("chosen") or "the recipe does not say",
+    }
+
+
+def _settings(table: Mapping[str, Any]) -> list[str]:
+    return [f"{name} = {_toml(value)}" for name, value in table.items() if value is not None]
 
 
 def _toml(value: Any) -> str:

@@ -60,7 +60,7 @@ def bounds(metric: MetricJson) -> str:
     """``90.1 to 96.5``, without the unit; empty where the metric is undefined."""
     if metric["low"] is None or metric["high"] is None:
         return ""
-    digits = 2 if metric["unit"] in ("x", "s") else 1
+    digits = 2 if metric["unit"] == "x" else 1
     return f"{_fixed(metric['low'], digits)} to {_fixed(metric['high'], digits)}"
 
 

@@ -255,13 +255,17 @@ def _seed(value: Any, place: str) -> None:
             _is(float, int, none=True)(one, f"{place}.{name}")
 
 
+def _anything(_value: Any, _place: str) -> None:
+    """Knobs are the methods' own business."""
+
+
 _text, _number = _is(str), _is(float, int, none=True)
 _METRIC = _fields(value=_number, low=_number, high=_number, n=_is(int), unit=_text, level=_is(float, int), reason=_text)
 _CELL = _fields(
     defence=_text,
     workload=_text,
     p=_number,
-    stages=_list(_fields(stage=_text, method=_text, knobs=_table(lambda value, place: None))),
+    stages=_list(_fields(stage=_text, method=_text, knobs=_table(_anything))),
     metrics=_table(_metric),
     seeds=_list(_seed),
     against_baseline=_table(_metric),

@@ -119,8 +119,8 @@ def _outputs_kept(sites: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     try:
         yield kept
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in hooks:
+            handle.remove()
 
 
 @contextmanager
