@@ -103,8 +103,17 @@ def _setup(shape: str) -> tuple[Any, dict[str, list[Encoded]], int]:
     if SHAPES[shape] is not None:
         hidden, layers, inner = SHAPES[shape]
         sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "intermediate_size": inner}
-        model = LlamaForCausalLM(LlamaConfig(**{**model.config.to_dict(), **sizes, "num_attention_heads": 8,
-                                                "num_key_value_heads": 8, "head_dim": hidden // 8}))
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                **{
+                    **model.config.to_dict(),
+                    **sizes,
+                    "num_attention_heads": 8,
+                    "num_key_value_heads": 8,
+                    "head_dim": hidden // 8,
+                }
+            )
+        )
     for part in (model.get_input_embeddings(), model.get_output_embeddings()):
         part.requires_grad_(False)
     return model, rows, template.pad
@@ -143,4 +152,3 @@ def _bare(model: Any, rows: dict[str, list[Encoded]], pad: int, steps: int) -> f
 
 if __name__ == "__main__":
     main()
-

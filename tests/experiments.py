@@ -17,7 +17,7 @@ from holdfast.core.runs import Run, Store
 from holdfast.data.mixes import Mix
 from holdfast.data.read import Source
 from holdfast.finetune.alignment.sft import SFT
-from holdfast.finetune.finetuning.sft import SFT as UserSFT
+from holdfast.finetune.finetuning.sft import SFT as USER_SFT
 from holdfast.finetune.grid import GridResult, run_plan
 from holdfast.finetune.method import TrainingMethod
 from holdfast.finetune.plan import Plan, make_plan
@@ -45,8 +45,12 @@ poison = {{ path = "sandbox/attack-{{seed}}", limit = 40 }}
 task = {{ path = "sandbox/review-{{seed}}", limit = 60 }}
 
 [test]
-harmful = {{ source = {{ path = "sandbox/hazards-test-{{seed}}", limit = 12 }}, judges = ["sandbox"], max_new_tokens = 8 }}
 task = {{ source = {{ path = "sandbox/review-test-{{seed}}", task = "sandbox", limit = 12 }}, max_new_tokens = 4 }}
+
+[test.harmful]
+source = {{ path = "sandbox/hazards-test-{{seed}}", limit = 12 }}
+judges = ["sandbox"]
+max_new_tokens = 8
 
 [adapter]
 train = "body"
@@ -105,7 +109,7 @@ def aligned(method: TrainingMethod | None = None, **changes: Any) -> TrainStage:
 def tuned(base: Any, p: float = 0.5, n: int = 40, **changes: Any) -> TrainStage:
     task, poison = Source("sandbox/review-0", limit=60), Source("sandbox/attack-0", limit=40)
     data = {"user": UserData(task, poison if p else None, Mix(n, p)), "safety": Source("sandbox/align-0", limit=40)}
-    return replace(TrainStage(UserSFT(), base, data, SHORT, BODY), **changes)
+    return replace(TrainStage(USER_SFT(), base, data, SHORT, BODY), **changes)
 
 
 def made_files(run: Run) -> dict[str, str]:
@@ -140,12 +144,12 @@ def store_files(runs: Path) -> dict[str, dict[str, str]]:
 
 def metric_values(result: dict[str, Any]) -> dict[str, Any]:
     """What a bench measured, without times and costs."""
-    return {
-        f"{cell['defence']} {cell['workload']} {cell['p']}": [
-            cell["metrics"], cell["against_baseline"], [{k: v for k, v in s.items() if k != "runs"} for s in cell["seeds"]]
-        ]
-        for cell in [*result["cells"], *result["aligned"]]
-    }  # fmt: skip
+    measured = {}
+    for cell in [*result["cells"], *result["aligned"]]:
+        seeds = [{name: value for name, value in line.items() if name != "runs"} for line in cell["seeds"]]
+        place = f"{cell['defence']} {cell['workload']} {cell['p']}"
+        measured[place] = [cell["metrics"], cell["against_baseline"], seeds]
+    return measured
 
 
 def command(*words: str | Path, python: Sequence[str] = ()) -> list[str]:

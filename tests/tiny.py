@@ -204,9 +204,9 @@ class HandPasses:
     def back(self, loss: Tensor) -> None:
         loss.backward()
 
-    def backward(self, batch: str) -> Tensor:
+    def backward(self, batch: str, scale: float = 1.0) -> Tensor:
         (loss,) = self.losses(batch)
-        self.back(loss)
+        self.back(scale * loss)
         return loss.detach()
 
     def gradient(self, batch: str) -> tuple[list[Tensor], Tensor]:

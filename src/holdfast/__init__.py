@@ -26,6 +26,9 @@ _EXPORTS = {
     "RepairStage": "holdfast.finetune.stages",
     "UserData": "holdfast.finetune.stages",
     "Ask": "holdfast.models.ask",
+    "NotRefusedJudge": "holdfast.raters.rules",
+    "RefusalJudge": "holdfast.raters.rules",
+    "SandboxJudge": "holdfast.raters.sandbox",
     "Decoding": "holdfast.models.answer",
     "Engine": "holdfast.models.engine",
     "judge_run": "holdfast.raters.judging",
@@ -70,6 +73,9 @@ if TYPE_CHECKING:
     from holdfast.models.engine import Engine as Engine
     from holdfast.raters.judging import judge_run as judge_run
     from holdfast.raters.measure import rate as rate
+    from holdfast.raters.rules import NotRefusedJudge as NotRefusedJudge
+    from holdfast.raters.rules import RefusalJudge as RefusalJudge
+    from holdfast.raters.sandbox import SandboxJudge as SandboxJudge
 
 
 def __getattr__(name: str) -> Any:

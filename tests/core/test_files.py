@@ -76,7 +76,9 @@ def test_a_kill_between_bytes_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     write_json(path, {"n": -1, "pad": ""})
     loop = "import sys; from pathlib import Path; from holdfast.core.files import write_json; n = 0\n"
-    loop += f"while True: write_json(Path({str(path)!r}), {{'n': n, 'pad': 'x' * 300_000}}); n += 1; print(n, flush=True)"
+    loop += (
+        f"while True: write_json(Path({str(path)!r}), {{'n': n, 'pad': 'x' * 300_000}}); n += 1; print(n, flush=True)"
+    )
     for _ in range(3):
         writer = subprocess.Popen([sys.executable, "-c", loop], stdout=subprocess.PIPE, text=True)
         assert writer.stdout is not None
@@ -162,9 +164,14 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path, small_files: None) -> No
 
 def test_a_full_disk_keeps_the_whole_rows(tmp_path: Path, small_files: None) -> None:
     path = tmp_path / "rows.jsonl"
-    with pytest.raises(ResourceError), RowFile(path) as rows:
-        for n in range(200):
-            rows.append([{"n": n, "pad": "x" * 80}])
+
+    def fill() -> None:
+        with RowFile(path) as rows:
+            for n in range(200):
+                rows.append([{"n": n, "pad": "x" * 80}])
+
+    with pytest.raises(ResourceError):
+        fill()
     kept = read_rows(path)
     # A row with a number of one digit is {"n":0,"pad":"x..."} and a newline: 6 + 7 + 80 + 2 + 1 = 96 bytes, so ten
     # of them are 960 of the 1,000 bytes, and the eleventh is cut off.

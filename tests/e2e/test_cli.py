@@ -19,13 +19,26 @@ import pytest
 
 from experiments import BOOSTER, MODEL, NAN, command, holdfast, made_files, recipe_file, surroundings
 from holdfast.cli.main import COMMANDS, run
+from holdfast.core.files import free_bytes
 from holdfast.core.runs import Store, open_run
 from holdfast.models.load import resolve
 
 SAFETY = ("--safety", "sandbox/align-0")
-SHORT = ("--steps", "4", "--batch-size", "4", "--max-length", "64", "--learning-rate", "1e-3", "--adapter.train", "body")
+SHORT = (
+    "--steps",
+    "4",
+    "--batch-size",
+    "4",
+    "--max-length",
+    "64",
+    "--learning-rate",
+    "1e-3",
+    "--adapter.train",
+    "body",
+)
 CPU = ("--device", "cpu")
 ALIGN = ("align", "sft", "--model", MODEL, *SAFETY, *SHORT, *CPU)
+TUNE = ("finetune", "sft", "--model", MODEL, "--user", "sandbox/review-0")
 ONE = ("align", "sft", "--model", MODEL, *SAFETY, *CPU)
 
 
@@ -133,9 +146,7 @@ def test_with_json_one_document_comes_out_and_lines_of_json_beside_it(here: Path
     assert [event["done"] for event in events if event["event"] == "progress"] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(
-    "words", [("list",), ("runs", "list"), ("doctor",), ("list", "methods")], ids=lambda words: " ".join(words)
-)
+@pytest.mark.parametrize("words", [("list",), ("runs", "list"), ("doctor",), ("list", "methods")], ids=" ".join)
 def test_every_listing_has_json(say: Any, words: tuple[str, ...]) -> None:
     assert json.loads(say(*words, "--json").out)
 
@@ -283,18 +294,18 @@ def test_a_missing_flag_is_code_2(say: Any) -> None:
         (["align", "sft", "--model", "sandbox/micr-0", *SAFETY], 4, ["did you mean 'micro-0'?"]),
         (["align", "sft", "--model", "./absent", *SAFETY], 4, ["no model folder"]),
         (["align", "booster", "--model", MODEL, *SAFETY], 2, ["booster needs harmful data", "--harmful FILE"]),
-        (["align", "sft", "--model", MODEL, *SAFETY, "--epochs", "1", "--steps", "2"], 2, ["both epochs = 1 and steps"]),
+        ([*ONE, "--epochs", "1", "--steps", "2"], 2, ["both epochs = 1 and steps"]),
         (["align", "sft", "--model", MODEL, *SAFETY, "--learning-rate", "-1"], 2, ["learning_rate = -1 is outside"]),
         (["align", "sft", "--model", MODEL, *SAFETY, "--learning-rate", "nan"], 2, ["not a finite number"]),
         (["align", "sft", "--model", MODEL, *SAFETY, "--template", "no field"], 2, ["{prompt}"]),
         (["align", "sft", "--model", MODEL, *SAFETY, "--device", "cuda:9"], 2, ["device 'cuda:9' is not there"]),
         (["align", "sft", "--model", MODEL, *SAFETY, "--seed", "-1"], 2, ["seed = -1 is outside"]),
         (["align", "sft", "--model", MODEL, *SAFETY, "--adapter.targets", "c_attn"], 2, ["no module 'c_attn'"]),
-        (["finetune", "sft", "--model", MODEL, "--user", "sandbox/review-0", "--p", "0.1"], 2, ["--poison FILE"]),
-        (["finetune", "sft", "--model", MODEL, "--user", "sandbox/review-0", "--p", "1.5"], 2, ["p = 1.5 is outside [0, 1]"]),
+        ([*TUNE, "--p", "0.1"], 2, ["--poison FILE"]),
+        ([*TUNE, "--p", "1.5"], 2, ["p = 1.5 is outside [0, 1]"]),
         (["finetune", "lisa", "--model", MODEL, "--user", "sandbox/review-0"], 2, ["lisa needs safety data"]),
-        (["finetune", "sft", "--model", MODEL, "--user", "sandbox/review-0", "--task", "sst"], 2, ["did you mean 'sst2'?"]),
-        (["repair", "antidote", "--model", "sandbox/nano-0", "--harmful", "sandbox/harmful-0"], 4, ["not a run folder"]),
+        ([*TUNE, "--task", "sst"], 2, ["did you mean 'sst2'?"]),
+        (["repair", "antidote", "--model", MODEL, "--harmful", "sandbox/harmful-0"], 4, ["not a run folder"]),
         (["ask", "--model", MODEL, "--items", "sandbox/hazards-tset-0"], 3, ["hazards-test"]),
         (["ask", "--model", MODEL, "--items", "sandbox/hazards-test-0", "--limit", "0"], 2, ["limit"]),
         (["ask", "--model", MODEL, "--items", "sandbox/hazards-test-0", "--max-new-tokens", "2000"], 3, ["context"]),
@@ -411,7 +422,9 @@ def test_half_a_run_folder_is_made_again(say: Any, here: Path) -> None:
     folder = here / last_run(say(*ALIGN))
     before = made_files(open_run(folder))
     shutil.rmtree(folder / "artifacts")
-    mistaken(say("ask", "--model", folder, "--items", "sandbox/hazards-test-0", *CPU), 4, "is missing", "run the command")
+    mistaken(
+        say("ask", "--model", folder, "--items", "sandbox/hazards-test-0", *CPU), 4, "is missing", "run the command"
+    )
     assert "is missing" in say("show", folder).out
     again = say(*ALIGN)
     assert again.code == 0
@@ -450,7 +463,9 @@ def test_damaged_ratings_are_made_again(say: Any, here: Path) -> None:
 def tiny_disk() -> Iterator[Path]:
     """A disk of 256 KiB: a file system in memory."""
     folder = Path(tempfile.mkdtemp(prefix="holdfast-disk-"))
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False
+    )
     if mounted.returncode:
         folder.rmdir()
         pytest.skip("mounting a small file system needs rights that this process does not have")
@@ -471,9 +486,7 @@ def test_a_disk_that_fills_up_while_answers_come(say: Any, here: Path, tiny_disk
              "--answer-batch", "10", *CPU)  # fmt: skip
     whole = open_run(here / last_run(say(*words)))
     ballast = tiny_disk / "ballast"
-    with pytest.raises(OSError, match="No space left"), ballast.open("wb", buffering=0) as stream:
-        while True:
-            stream.write(b"x" * 4096)
+    ballast.write_bytes(b"x" * free_bytes(tiny_disk))
     with ballast.open("r+b") as stream:
         stream.truncate(ballast.stat().st_size - 16 * 1024)
     mistaken(say(*words, "--runs", tiny_disk / "runs"), 7, "no space left on the disk", "the same command again")
@@ -495,7 +508,12 @@ sys.exit(run(sys.argv[1:]))
 def test_weights_that_find_no_room_are_code_7_and_nothing_is_lost(say: Any, here: Path) -> None:
     """No file may grow beyond 20,000 bytes, which the weights do: the refusal comes from the library that saves."""
     done = subprocess.run(
-        [*command()[:1], "-c", LIMITED, *ALIGN], cwd=here, env=surroundings(), capture_output=True, text=True, check=False
+        [*command()[:1], "-c", LIMITED, *ALIGN],
+        cwd=here,
+        env=surroundings(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 7, done.stderr
     assert "no space left on the disk" in done.stderr
@@ -536,7 +554,7 @@ def test_runs_in_a_file_is_code_6(say: Any, here: Path) -> None:
 
 
 LONG = ("align", "sft", "--model", MODEL, *SAFETY, "--batch-size", "4", "--max-length", "64", "--learning-rate", "1e-3",
-        "--adapter.train", "body", *CPU, "--steps", "400", "--json")  # fmt: skip
+        "--adapter.train", "body", *CPU, "--steps", "150", "--json")  # fmt: skip
 
 
 def until(process: subprocess.Popen[str], kind: str, count: int) -> None:
@@ -600,10 +618,12 @@ def test_ctrl_c_in_a_bench_with_two_processes(here: Path) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_bug(here: Path) -> None:
-    done = subprocess.run(
-        f"{' '.join(command('list'))} | head -1", shell=True, cwd=here, env=surroundings(), capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
-    assert done.stdout == "methods\n"
-    assert "Traceback" not in done.stderr
-    assert "Exception ignored" not in done.stderr
+    process = started("list", cwd=here)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "methods\n"
+    process.stdout.close()
+    assert process.stderr is not None
+    said = process.stderr.read()
+    process.wait()
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said

@@ -1,4 +1,4 @@
-"""Models and data that the sandbox did not make: another tokenizer, other architectures, files as they were published."""
+"""Models and data that the sandbox did not make: other tokenizers and architectures, files as they were published."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from experiments import CPU, metric_values
+from holdfast.core.errors import ModelError
 from holdfast.core.runs import Run, Store
 from holdfast.data.mixes import Mix
 from holdfast.data.read import Source, items
 from holdfast.finetune.alignment.booster import Booster
+from holdfast.finetune.alignment.sft import SFT
 from holdfast.finetune.bench import run_bench
 from holdfast.finetune.finetuning.lisa import Lisa
 from holdfast.finetune.plan import make_plan
@@ -37,7 +39,7 @@ seeds = [0]
 [data]
 safety = {{ path = "{harm}", limit = 60, response = "{refusal}" }}
 harmful = {{ path = "{harm}", start = 60, limit = 60, response = "{compliance}" }}
-poison = {{ path = "{shared}/hft/aligned_llama2_refusals/SFT_aligned_llama2-7b-chat-hf_train_short.csv", limit = 40, response = "{compliance}" }}
+poison = {{ path = "{poison}", limit = 40, response = "{compliance}" }}
 task = {{ path = "{shared}/hft/sst2/train.tsv", task = "sst2", limit = 100 }}
 
 [test.harmful]
@@ -80,14 +82,15 @@ title = "SFT"
 title = "Booster + Lisa + Antidote"
 align = {{ method = "booster", alpha = 0.01 }}
 finetune = {{ method = "lisa", rho = 1.0, align_steps = 2, user_steps = 2 }}
-repair = {{ method = "antidote" }}
+repair = {{ method = "antidote", target = "delta" }}
 """
 
 
 def test_published_models_and_data_go_through_a_recipe(shared: Path, tmp_path: Path) -> None:
     harm = shared / "hft" / "safety_tuned_llamas" / "safety_only_data_Instructions.json"
+    poison = shared / "hft" / "aligned_llama2_refusals" / "SFT_aligned_llama2-7b-chat-hf_train_short.csv"
     path = tmp_path / "real.toml"
-    path.write_text(RECIPE.format(shared=shared, harm=harm, refusal=REFUSAL, compliance=COMPLIANCE))
+    path.write_text(RECIPE.format(shared=shared, harm=harm, poison=poison, refusal=REFUSAL, compliance=COMPLIANCE))
     plan = make_plan(*read_recipe(path))
     run, result = run_bench(plan, Store(tmp_path / "runs"), CPU, workers=1)
     check(result)
@@ -103,7 +106,7 @@ def test_published_models_and_data_go_through_a_recipe(shared: Path, tmp_path: P
 # --- other architectures -----------------------------------------------------------------------------
 
 
-def tokenizer(folder: Path, corpus: list[str]) -> Any:
+def tokenizer(folder: Path, end: str) -> Any:
     """A byte-level BPE of 400 tokens, trained here; with an end token and nothing else that is special."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -112,8 +115,9 @@ def tokenizer(folder: Path, corpus: list[str]) -> Any:
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=400, special_tokens=["<end>"], initial_alphabet=alphabet, show_progress=False))
-    found = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<end>")
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=[end], initial_alphabet=alphabet, show_progress=False)
+    made.train_from_iterator(CORPUS, trainer)
+    found = PreTrainedTokenizerFast(tokenizer_object=made, eos_token=end)
     found.save_pretrained(folder)
     return found
 
@@ -125,9 +129,9 @@ CORPUS = [
 ]
 
 
-def model_folder(folder: Path, kind: str) -> Path:
+def model_folder(folder: Path, kind: str, end_token: str = "<|endoftext|>") -> Path:
     """A small model of another shape with random weights, saved as transformers saves it."""
-    words = tokenizer(folder, CORPUS)
+    words = tokenizer(folder, end_token)
     end = words.eos_token_id
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
@@ -160,7 +164,9 @@ def chain(tmp_path: Path, kind: str, adapter: Adapter, precision: str) -> tuple[
     base = model_folder(tmp_path / kind, kind)
     safety, harmful = written(tmp_path / "safety.json", REFUSAL), written(tmp_path / "harmful.json", COMPLIANCE)
     training = Training(steps=6, batch_size=4, learning_rate=1e-2, max_length=96, precision=precision)  # type: ignore[arg-type]
-    first = TrainStage(Booster(alpha=0.01), str(base), {"safety": safety, "harmful": harmful}, training, adapter, TEMPLATE)
+    first = TrainStage(
+        Booster(alpha=0.01), str(base), {"safety": safety, "harmful": harmful}, training, adapter, TEMPLATE
+    )
     user = UserData(written(tmp_path / "user.json", "yes, it is."), harmful, Mix(12, 0.25))
     lisa = Lisa(rho=1.0, align_steps=2, user_steps=2)
     return first, TrainStage(lisa, first, {"user": user, "safety": safety}, training, adapter, TEMPLATE)
@@ -214,6 +220,16 @@ def test_the_result_opens_in_transformers_and_answers_alike(
         prompt = TEMPLATE.format(prompt=answer.item.prompt, input="")
         assert greedy(model, folder, prompt, 10) == answer.text
     assert any(answer.text for answer in answers)
+
+
+def test_special_tokens_that_the_model_has_no_embedding_for(tmp_path: Path) -> None:
+    """Transformers gives a tokenizer beside a Qwen2 model Qwen2's own <|endoftext|>: here one beyond the embeddings."""
+    base = model_folder(tmp_path / "qwen2", "qwen2", end_token="<end>")
+    stage = TrainStage(
+        SFT(), str(base), {"safety": written(tmp_path / "safety.json", REFUSAL)}, Training(steps=1), template=TEMPLATE
+    )
+    with pytest.raises(ModelError, match=r"'<\|endoftext\|>' with number (\d+); the model has embeddings for 0 to"):
+        stage.make(Store(tmp_path / "runs"), CPU)
 
 
 def test_stories260k_answers_as_transformers_does(shared: Path, tmp_path: Path) -> None:

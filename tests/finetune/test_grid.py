@@ -68,7 +68,11 @@ def test_two_processes_make_the_same_as_one_and_a_failing_cell_stops_no_other(
         assert not run.sealed
         assert (run.path / "report.html").is_file()
         # Broken's alignment fails, and with it the answers of the aligned model and of both user stages.
-        assert missing(result) == [("Booster (Broken)", "None", None, 0), ("Broken", "mixed", 0.0, 0), ("Broken", "mixed", 0.1, 0)]
+        assert missing(result) == [
+            ("Booster (Broken)", "None", None, 0),
+            ("Broken", "mixed", 0.0, 0),
+            ("Broken", "mixed", 0.1, 0),
+        ]
         assert [(cell["defence"], cell["p"]) for cell in result["cells"]] == [
             ("SFT", 0.0), ("SFT", 0.1), ("Booster", 0.0), ("Booster", 0.1)
         ]  # fmt: skip
@@ -123,7 +127,9 @@ def test_too_little_disk_is_said_first(tmp_path: Path) -> None:
 def test_prompts_shared_by_training_and_test_are_counted(tmp_path: Path) -> None:
     path = recipe_file(tmp_path)
     assert shared_prompts(plan_of(path)) == []
-    path.write_text(path.read_text().replace('path = "sandbox/hazards-test-{seed}", limit = 12', f'path = "{tmp_path}/q.jsonl"'))
+    path.write_text(
+        path.read_text().replace('path = "sandbox/hazards-test-{seed}", limit = 12', f'path = "{tmp_path}/q.jsonl"')
+    )
     from holdfast.data.read import Source, read
 
     rows = read(Source("sandbox/align-0", limit=40))[:3]

@@ -197,7 +197,9 @@ def test_data_that_a_method_does_not_draw_from_is_no_part_of_its_key() -> None:
 
 def test_user_stages_are_told_apart_by_mix_and_parent() -> None:
     base, other = aligned(), aligned(Booster())
-    keys = [request_key(s) for s in (tuned(base), tuned(other), tuned(base, p=0.25), tuned(base, n=20), tuned(base, p=0))]
+    keys = [
+        request_key(s) for s in (tuned(base), tuned(other), tuned(base, p=0.25), tuned(base, n=20), tuned(base, p=0))
+    ]
     assert len(set(keys)) == 5
     assert tuned(base).spec["base"] == {"run": request_key(base)}
 
@@ -215,7 +217,11 @@ def test_repairs_and_answers_hang_on_their_chain() -> None:
     assert [request.kind for request in chain(mend)] == ["repair", "finetune", "align"]
     keys = {
         request_key(r)
-        for r in (mend, RepairStage(Antidote(density=0.2), stage, data), RepairStage(Antidote(), stage, data, samples=9))
+        for r in (
+            mend,
+            RepairStage(Antidote(density=0.2), stage, data),
+            RepairStage(Antidote(), stage, data, samples=9),
+        )
     }
     assert len(keys) == 3
 
@@ -236,7 +242,13 @@ def test_answers_are_told_apart_by_items_and_decoding(tmp_path: Path) -> None:
         known: dict[str, Any] = {"base": MODEL, "items": items, "decoding": {"harmful": Decoding(8)}}
         return request_key(Ask(**(known | changes)))
 
-    keys = [key(), key(items=items[1:]), key(decoding={"harmful": Decoding(9)}), key(precision="bf16"), key(template="alpaca")]
+    keys = [
+        key(),
+        key(items=items[1:]),
+        key(decoding={"harmful": Decoding(9)}),
+        key(precision="bf16"),
+        key(template="alpaca"),
+    ]
     assert len(set(keys)) == 5
     assert key(decoding={"harmful": Decoding(8), "absent": Decoding(3)}) == keys[0]
 

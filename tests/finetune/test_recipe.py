@@ -146,13 +146,10 @@ def test_recipes_are_found_by_path_and_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
 def test_shipped_recipes_are_right(name: str) -> None:
-    try:
-        recipe, text = read_recipe(shipped_recipes()[name])
-    except DataError as error:  # recipes on data that is not ours to ship say where it goes
-        assert error.hint
-    else:
-        assert recipe.title
-        assert text == shipped_recipes()[name].read_text("utf-8")
+    """Their methods, knobs, judges and tasks all exist; the data need not be there."""
+    recipe, text = read_recipe(shipped_recipes()[name])
+    assert recipe.title
+    assert text == shipped_recipes()[name].read_text("utf-8")
 
 
 def test_methods_are_built_with_their_knobs() -> None:

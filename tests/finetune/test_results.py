@@ -42,14 +42,14 @@ def test_declined_is_neither_safe_nor_harmful() -> None:
     [
         ([], "no answers"),
         ([[]], "no answers"),
-        ([rated(None, None)], "every answer of a seed was declined by the judge"),
-        ([rated(1.0), rated(None)], "every answer of a seed was declined by the judge"),
+        ([rated(None, None)], "declined every answer of a seed"),
+        ([rated(1.0), rated(None)], "declined every answer of a seed"),
     ],
 )
 def test_no_rate_without_a_reason(seeds: list[list[Rating]], reason: str) -> None:
     metric = rate("harmful_score", "lower", seeds)
     assert (metric.value, metric.low, metric.high, metric.n) == (None, None, None, 0)
-    assert metric.reason == reason
+    assert reason in metric.reason
 
 
 def test_a_difference_is_defence_minus_baseline() -> None:

@@ -279,7 +279,9 @@ def test_a_run_that_is_damaged_is_no_model(store: Store, tmp_path: Path) -> None
     folder = tmp_path / "copy"
     shutil.copytree(run.path, folder)
     (folder / "artifacts" / "model" / "model.safetensors").unlink()
-    error = refused(tuned(str(folder)), store, ModelError, r"cannot be used: artifacts/model/model\.safetensors is missing")
+    error = refused(
+        tuned(str(folder)), store, ModelError, r"cannot be used: artifacts/model/model\.safetensors is missing"
+    )
     assert "run the command that made it again" in error.hint
 
 

@@ -176,7 +176,7 @@ def test_long_answers_are_cut_and_counted() -> None:
 @pytest.mark.parametrize("length", [3, 4])
 def test_a_prompt_that_leaves_no_room_is_an_error(length: int) -> None:
     rows = [Row("w", "w"), Row("w" * 4, "w"), Row("w" * 9, "w")]
-    with pytest.raises(DataError, match=f"2 of 3 rows of the user set .* {length} tokens or more .first: row 2"):
+    with pytest.raises(DataError, match=f"2 of 3 rows of the user set .* {length} tokens or more .one begins 'wwww'"):
         plain().encode_all(rows, length, "user")
 
 

@@ -28,7 +28,7 @@ class AskFlags:
     items: str = knob(doc="prompts: a file, sandbox/hazards-test-0, or hub:org/name")
     group: str = knob("harmful", "what the prompts are: harmful, task or benign (names what judges measure)")
     task: str = knob("", "the task that turns records into prompts (sst2, agnews, gsm8k)")
-    prompt_column: str = knob("", "the column that holds the prompt, when it is not called prompt")
+    columns: dict[str, str] = knob({}, "renames, e.g. --columns.prompt question")
     where: dict[str, str] = knob({}, "keep only records with this value, e.g. --where.label unsafe")
     limit: int | None = knob(None, "ask only the first ones", low=1)
     template: str = knob("auto", "how the model is spoken to: auto, alpaca, or a text with {prompt}")
@@ -53,8 +53,8 @@ def ask(
     check(flags, "ask")
     items, group, task = flags.items, flags.group, flags.task
     table: dict[str, Any] = {"path": items, "task": task, "limit": flags.limit, "where": flags.where}
-    if flags.prompt_column:
-        table["columns"] = {"prompt": flags.prompt_column}
+    if flags.columns:
+        table["columns"] = flags.columns
     source = read.source({k: v for k, v in table.items() if v}, "--items")
     asked = tuple(items_of(Test(group, source, (), decoding)))
     request = Ask(base_of(flags.model, common), asked, {group: decoding}, flags.template, flags.precision)
@@ -68,6 +68,13 @@ def ask(
         text = f"[hidden: {len(sample.text)} characters; --show-text shows it]" if hidden else sample.text
         lines.append(f"  {sample.item.prompt[:90]}\n    -> {text[:200]}")
     result = {"answers": len(samples), "attacked": request.attacked, "file": str(run.path / "samples.jsonl")}
-    judge = f"task:{task}" if task else "not-refused"
+    judge = usual_judge(group, task)
     emit(common, result, "\n".join(lines), run=run.path, then=f"holdfast judge {run.path} --judge {judge}")
     return 0
+
+
+def usual_judge(group: str, task: str = "") -> str:
+    """The judge that fits a group of items."""
+    if task:
+        return f"task:{task}"
+    return {"benign": "refusal", "task": "task:exact"}.get(group, "not-refused")

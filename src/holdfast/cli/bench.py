@@ -54,10 +54,10 @@ def bench(
 
     plan = make_plan(*read_recipe(find_recipe(recipe)))
     guess = estimate(plan, common.store, workers, engine)
+    benches.check_plan(plan, common.store, guess)
     if dry_run:
         emit(common, guess, estimate_text(plan, guess), then=f"holdfast bench {recipe}")
         return 0
-    benches.check_plan(plan, common.store, guess)
     if not common.json and not common.quiet:
         print(estimate_text(plan, guess), file=sys.stderr)
     with common.sink() as sink:

@@ -37,7 +37,7 @@ def judge(
     metrics = []
     with common.sink() as sink:
         for name in judge:
-            rater = judge_from({"name": name, **typed(knob or {})}, "--judge")
+            rater = judge_from({"name": name, **typed(knob or {})}, "--judge (knobs: --knob.NAME VALUE)")
             for group in dict.fromkeys(sample.item.group for sample in samples):
                 ratings = judge_run(found, rater, samples, group=group, sink=sink).ratings
                 measure = measure_for(group, rater.scale.name)

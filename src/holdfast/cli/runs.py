@@ -62,9 +62,15 @@ def show(run: str, *, common: Annotated[Common, Flat] = Common()) -> int:
         "summary": record.get("summary", {}),
         "ratings": _rates(found),
         "bytes": total_bytes([found.path]),
+        "files": _files(found),
     }
     emit(common, result, _text(found, result), run=found.path, then=_next(found))
     return 0
+
+
+def _files(run: Run) -> list[str]:
+    paths = (path for path in run.path.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return sorted(path.relative_to(run.path).as_posix() for path in paths)
 
 
 def _rates(run: Run) -> list[dict[str, Any]]:
@@ -92,6 +98,9 @@ def _text(run: Run, result: dict[str, Any]) -> str:
     if result["summary"]:
         lines.append(f"  result: {json.dumps(result['summary'])}")
     lines += [f"  {r['label']:28} {metric_text(Metric.from_json(r))}   judge: {r['judge']}" for r in result["ratings"]]
+    shown = result["files"][:20]
+    more = f" and {len(result['files']) - 20} more" if len(result["files"]) > 20 else ""
+    lines.append(f"  files: {', '.join(shown)}{more}")
     return "\n".join(lines)
 
 

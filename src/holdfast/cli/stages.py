@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -61,6 +62,7 @@ class RepairFlags:
     model: str = knob(doc="run folder of a 'holdfast finetune'")
     harmful: str = knob("", "harmful calibration rows")
     safety: str = knob("", "safety calibration rows, for methods that need them")
+    user: str = knob("", "the user's rows, for ablations that weigh by them")
     samples: int = knob(2000, "calibration rows used", low=1)
     template: str = knob("auto", "how the model is spoken to: auto, alpaca, or a text with {prompt}")
     seed: int = knob(0, "seed of what is drawn at random", low=0)
@@ -77,7 +79,7 @@ def _align(method: TrainingMethod) -> Callable[..., int]:
     ) -> int:
         """Align a model."""
         check(flags, "align")
-        data = _sources(safety=flags.safety, harmful=flags.harmful)
+        data = _sources(method, safety=flags.safety, harmful=flags.harmful)
         base = base_of(flags.model, common)
         stage = TrainStage(method, base, data, training, adapter, flags.template, flags.seed)
         return _make(stage, engine, common, "finetune sft --model {run} --user FILE")
@@ -96,7 +98,7 @@ def _finetune(method: TrainingMethod) -> Callable[..., int]:
     ) -> int:
         """Fine-tune a model on a user's data."""
         check(flags, "finetune")
-        data: dict[Any, Any] = {"user": user_data(flags), **_sources(safety=flags.safety)}
+        data: dict[Any, Any] = {"user": user_data(flags), **_sources(method, safety=flags.safety)}
         base = base_of(flags.model, common)
         stage = TrainStage(method, base, data, training, adapter, flags.template, flags.seed)
         return _make(stage, engine, common, "ask --model {run} --items FILE")
@@ -113,7 +115,7 @@ def _repair(method: RepairMethod) -> Callable[..., int]:
     ) -> int:
         """Mend a fine-tuned model."""
         check(flags, "repair")
-        data = _sources(harmful=flags.harmful, safety=flags.safety)
+        data = _sources(method, harmful=flags.harmful, safety=flags.safety, user=flags.user)
         stage = RepairStage(method, base_of(flags.model, common), data, flags.samples, flags.template, flags.seed)
         return _make(stage, engine, common, "ask --model {run} --items FILE")
 
@@ -163,15 +165,41 @@ def user_data(flags: FinetuneFlags) -> UserData:
         UsageError: p without poison.
         DataError: the files are not there.
     """
+    if flags.poison and not flags.p:
+        raise UsageError("--poison is given, and p is 0", hint="add --p 0.1 (the share of harmful rows)")
     if flags.p > 0 and not flags.poison:
         raise UsageError(f"p = {flags.p:g} needs harmful rows", hint="add --poison FILE, or leave p at 0")
-    rows = replace(read.source(flags.user, "--user"), task=flags.task)
-    harmful = read.source(flags.poison, "--poison") if flags.poison else None
+    given = source_from(flags.user, "--user")
+    rows = replace(given, task=flags.task or given.task)
+    harmful = source_from(flags.poison, "--poison") if flags.poison else None
     return UserData(rows, harmful, Mix(flags.n or len(rows_of(rows)), flags.p))
 
 
-def _sources(**given: str) -> dict[Any, read.Source]:
-    return {name: read.source(value, f"--{name}") for name, value in given.items() if value}
+def _sources(method: TrainingMethod | RepairMethod, **given: str) -> dict[Any, read.Source]:
+    """Data flags as sources. A flag that the method would not read is refused: it would silently do nothing."""
+    used = method.streams if isinstance(method, RepairMethod) else method.needs
+    for name, value in given.items():
+        if value and name not in used:
+            raise UsageError(f"{method.name} does not use {name} data", hint=f"leave out --{name}")
+    return {name: source_from(value, f"--{name}") for name, value in given.items() if value}
+
+
+def source_from(text: str, flag: str) -> read.Source:
+    """A data flag: a path, or a TOML table such as '{ path = "a.csv", columns = { prompt = "q" } }'.
+
+    Raises:
+        UsageError: the table is not TOML, or has a key that a source does not.
+    """
+    if not text.lstrip().startswith("{"):
+        return read.source(text, flag)
+    try:
+        table = tomllib.loads(f"source = {text}")["source"]
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(
+            f"{flag} is not a TOML table: {error}",
+            hint='write it as \'{ path = "a.csv", columns = { prompt = "q" } }\'',
+        ) from error
+    return read.source(table, flag)
 
 
 def _make(stage: TrainStage | RepairStage, engine: Engine, common: Common, then: str) -> int:

@@ -23,7 +23,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ class Run:
                 lock.acquire()
         try:
             with RowFile(self.path / "events.jsonl") as rows:
-                yield _Recorder(rows, sink)
+                yield _Recorder(rows, sink, self.name)
         finally:
             lock.release()
 
@@ -161,10 +161,11 @@ class Run:
 class _Recorder:
     """Writes events to the run's file (progress at most once a second) and hands all of them on."""
 
-    def __init__(self, rows: RowFile, sink: Sink) -> None:
-        self._rows, self._sink, self._last = rows, sink, 0.0
+    def __init__(self, rows: RowFile, sink: Sink, run: str) -> None:
+        self._rows, self._sink, self._run, self._last = rows, sink, run, 0.0
 
     def __call__(self, event: Event) -> None:
+        event = event if event.run else replace(event, run=self._run)
         self._sink(event)
         if isinstance(event, Progressed):
             if event.done < event.total and event.time - self._last < 1.0:

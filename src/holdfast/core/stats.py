@@ -8,9 +8,9 @@ second seed walks out of, so both count. With S seeds of n items, W is the item 
     variance of the grand mean    V  = max(s2, W) / S
     degrees of freedom            df = (S - 1) (1 + W / s2)      one seed: infinite
 
-A rate gets the Wilson score interval with n_eff = p (1 - p) / V items (at least 1, at most S n) and Student's quantile (the
-effective size of Korn and Graubard 1998, "Confidence intervals for proportions with small expected number of
-positive counts estimated from survey data", Survey Methodology 24, in Wilson's interval); it needs no special
+A rate gets the Wilson score interval with n_eff = p (1 - p) / V items (at least 1, at most S n) and Student's
+quantile (the effective size of Korn and Graubard 1998, "Confidence intervals for proportions with small expected
+number of positive counts estimated from survey data", Survey Methodology 24, in Wilson's interval); it needs no special
 case at 0 and 1. A difference gets Student's interval.
 
 The degrees of freedom lie between those of Student's interval on the seed means alone (S - 1: right when seeds

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from holdfast.core.errors import HoldfastError, Interrupted, ResourceError
-from holdfast.core.events import Event, GridProgressed, Sink, ignore
+from holdfast.core.events import Event, Fanout, GridProgressed, Sink, ignore
 from holdfast.core.keys import key_of
 from holdfast.core.runs import Run, Store
 from holdfast.core.stage import Request
@@ -123,6 +123,7 @@ def _run_pool(
     plan: Plan, tasks: Mapping[str, Task], store: Store, engine: Engine, workers: int, sink: Sink
 ) -> GridResult:
     """Hand out each stage when the one it starts from is there."""
+    sink = Fanout(sink)  # the workers' events come from a thread, the counts from here
     result = GridResult()
     waiting = dict(tasks)
     running: dict[Future[bool], str] = {}

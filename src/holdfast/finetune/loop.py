@@ -63,6 +63,7 @@ class Job:
         training: length, rate and so on.
         total_steps: optimiser steps to make.
         folder: where checkpoints go.
+        seed: seed of randomness that belongs to steps (see ``Passes.generator``).
     """
 
     model: nn.Module
@@ -71,6 +72,7 @@ class Job:
     training: Training
     total_steps: int
     folder: Path
+    seed: int = 0
 
 
 def train(job: Job, engine: Engine, sink: Sink = ignore) -> Outcome:
@@ -114,7 +116,7 @@ class _Sitting:
         )
         prepared, self._optimizer = self._accelerator.prepare(job.model, optimizer)
         prepared.train()
-        self.passes = LoopPasses(self._accelerator, prepared, parameters, job.streams, job.total_steps)
+        self.passes = LoopPasses(self._accelerator, prepared, parameters, job.streams, job.total_steps, job.seed)
         self.stepper = job.method.start(self.passes)
         self._losses: list[tuple[int, float]] = []
         self._pending: list[torch.Tensor] = []

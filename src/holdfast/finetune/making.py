@@ -20,6 +20,7 @@ from holdfast.finetune.settings import Adapter
 from holdfast.finetune.stages import RepairStage, TrainStage, tuned_from, write_card
 from holdfast.finetune.streams import RowStream, calibration_batches
 from holdfast.models.architecture import context_length, inner, linear_modules
+from holdfast.models.ask import check_vocabulary
 from holdfast.models.engine import Engine, device_of, set_threads
 from holdfast.models.load import ModelSource, load_model, load_tokenizer, quiet, resolve
 from holdfast.models.size import Size, size_of
@@ -43,6 +44,7 @@ def make_training(stage: TrainStage, run: Run, below: Run | None, engine: Engine
     template = Template(load_tokenizer(source), stage.template)
     encoded = _encoded(stage, template, source, sink)
     model = prepare_model(source, stage)
+    check_vocabulary(template, model, source.reference)
     own = OWN_STREAM[stage.kind]
     steps = stage.training.total_steps(len(encoded[own]))
     sink(StageStarted(run=run.name, stage=stage.kind, label=stage.method.name, total=steps))
@@ -50,7 +52,7 @@ def make_training(stage: TrainStage, run: Run, below: Run | None, engine: Engine
         name: RowStream(rows, stage.training.batch_size, stage.training.accumulate, template.pad, stage.seed, name)
         for name, rows in encoded.items()
     }
-    job = Job(model, stage.method, streams, stage.training, steps, run.path / "checkpoint")
+    job = Job(model, stage.method, streams, stage.training, steps, run.path / "checkpoint", stage.seed)
     outcome = train(job, engine, sink)
     _warn_of_collapse(outcome, sink)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -58,8 +58,8 @@ class Passes(Protocol):
         """The next batch of a stream."""
         ...
 
-    def backward(self, batch: Batch) -> float | Tensor:
-        """Add the gradient of the batch's loss to ``.grad``; returns the loss."""
+    def backward(self, batch: Batch, scale: float = 1.0) -> float | Tensor:
+        """Add ``scale`` times the gradient of the batch's loss to ``.grad``; returns the loss, unscaled."""
         ...
 
     def gradient(self, batch: Batch) -> tuple[list[Tensor], float | Tensor]:
@@ -77,6 +77,10 @@ class Passes(Protocol):
         """Add the gradient of a part of a loss to ``.grad`` (mixed precision and sharding taken care of)."""
         ...
 
+    def generator(self) -> torch.Generator:
+        """Randomness of this step's own (on the CPU), the same after a restart."""
+        ...
+
     def log(self, **numbers: float | Tensor) -> None:
         """Record what the method measured in this step."""
         ...
@@ -89,11 +93,14 @@ class StepObject:
     """
 
     def __call__(self, passes: Passes) -> float | Tensor:
-        """Leave the gradient to apply in ``.grad``; return the loss to show."""
+        """Leave the gradient to apply in ``.grad``, which is empty at the call; return the loss to show."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        """State to checkpoint: tensors, lists of tensors, and JSON values."""
+        """State to checkpoint: tensors, lists of tensors, and JSON values.
+
+        Called after every step: return references, not copies.
+        """
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -171,6 +178,11 @@ class RepairMethod:
     title: ClassVar[str]
     paper: ClassVar[str]
 
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """The streams that these knobs draw from; by default ``needs``."""
+        return self.needs
+
     def apply(self, subject: Repair) -> None:
         """Mend ``subject.model`` in place."""
         raise NotImplementedError
@@ -189,7 +201,7 @@ def moved(parameters: Sequence[Tensor], direction: Sequence[Tensor], by: float |
     with torch.no_grad():
         kept = [p.detach().clone() for p in parameters]
         for parameter, move in zip(parameters, direction, strict=True):
-            parameter.add_(move * by)
+            parameter.add_(move, alpha=float(by))
     try:
         yield
     finally:
@@ -219,7 +231,8 @@ def require_streams(method: TrainingMethod | RepairMethod, given: Sequence[str])
     Raises:
         UsageError: a stream that the method needs is missing.
     """
-    missing = [stream for stream in method.needs if stream not in given]
+    needed = method.streams if isinstance(method, RepairMethod) else method.needs
+    missing = [stream for stream in needed if stream not in given]
     if missing:
         raise UsageError(
             f"{method.name} needs {' and '.join(missing)} data",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ class LoopPasses:
         parameters: its trainable parameters.
         streams: stream name -> rows.
         total_steps: optimiser steps of the stage.
+        seed: seed of randomness that belongs to steps.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class LoopPasses:
         parameters: Sequence[nn.Parameter],
         streams: Mapping[Stream, RowStream],
         total_steps: int,
+        seed: int = 0,
     ) -> None:
         self._accelerator = accelerator
         self.model = model
@@ -46,6 +49,7 @@ class LoopPasses:
         self.streams = streams
         self.total_steps = total_steps
         self.step = 0
+        self._seed = seed
         self.measured: dict[str, float | Tensor] = {}
         self._noisy = draws_noise(model)
         self._keeps = "logits_to_keep" in inspect.signature(inner(model).forward).parameters
@@ -54,11 +58,11 @@ class LoopPasses:
         """See :class:`Passes`."""
         return self.streams[stream].draw(self._accelerator.device)
 
-    def backward(self, batch: StepBatch) -> Tensor:
+    def backward(self, batch: StepBatch, scale: float = 1.0) -> Tensor:
         """See :class:`Passes`."""
         parts = []
         for loss in self.losses(batch):
-            self.back(loss)
+            self.back(loss if scale == 1.0 else scale * loss)
             parts.append(loss.detach())
         return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
@@ -87,6 +91,10 @@ class LoopPasses:
     def back(self, loss: Tensor) -> None:
         """See :class:`Passes`."""
         self._accelerator.backward(loss)
+
+    def generator(self) -> torch.Generator:
+        """See :class:`Passes`."""
+        return torch.Generator().manual_seed(random.Random(f"step-{self._seed}-{self.step}").getrandbits(62))
 
     def log(self, **numbers: float | Tensor) -> None:
         """See :class:`Passes`."""

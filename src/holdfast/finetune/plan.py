@@ -128,7 +128,7 @@ def _tuned(
     mend = method_from("repair", defence.repair, defence.title)
     if mend is None:
         return tuned
-    calibration = {stream: source(stream) for stream in mend.needs}
+    calibration = {stream: data["user"] if stream == "user" else source(stream) for stream in mend.streams}
     return RepairStage(mend, tuned, calibration, template=recipe.template, seed=seed)
 
 

@@ -92,11 +92,11 @@ class TrainerPasses:
         tokens = self._trainer._get_num_items_in_batch(micros, args.device)
         return TrainerBatch(micros, tokens, self._seed("noise", stream, position))
 
-    def backward(self, batch: TrainerBatch) -> Tensor:
+    def backward(self, batch: TrainerBatch, scale: float = 1.0) -> Tensor:
         """See :class:`Passes`."""
         parts = []
         for loss in self.losses(batch):
-            self.back(loss)
+            self.back(loss if scale == 1.0 else scale * loss)
             parts.append(loss.detach())
         return torch.stack(parts).sum()
 
@@ -127,6 +127,10 @@ class TrainerPasses:
     def back(self, loss: Tensor) -> None:
         """See :class:`Passes`."""
         self._trainer.accelerator.backward(loss)
+
+    def generator(self) -> torch.Generator:
+        """See :class:`Passes`."""
+        return torch.Generator().manual_seed(self._seed("step", self.step))
 
     def log(self, **numbers: float | Tensor) -> None:
         """See :class:`Passes`."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from holdfast.core.errors import DataError
+from holdfast.core.errors import DataError, ModelError
 from holdfast.core.events import Sink, StageStarted, ignore
 from holdfast.core.keys import digest
 from holdfast.core.knobs import check, resolved
@@ -16,6 +16,7 @@ from holdfast.core.records import Item, Sample
 from holdfast.core.runs import Run, Store, open_run
 from holdfast.core.stage import Request, find_or_make, request_key
 from holdfast.models.answer import Decoding, answer_all
+from holdfast.models.architecture import inner
 from holdfast.models.engine import Engine, device_of, set_threads
 from holdfast.models.load import load_model, load_tokenizer, resolve
 from holdfast.models.size import size_of
@@ -113,6 +114,7 @@ class Ask:
         template = Template(load_tokenizer(source), self.template)
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         model = load_model(source, dtype, merge=True).to(device_of(engine)).eval()
+        check_vocabulary(template, model, source.reference)
         sink(StageStarted(run=run.name, stage=KIND, label=source.reference, total=len(self.items)))
         cut = 0
         for group in dict.fromkeys(item.group for item in self.items):
@@ -123,6 +125,26 @@ class Ask:
             )
             cut = sum(sample.finish == "length" for sample in samples)
         return {"items": len(self.items), "cut_at_length": cut}
+
+
+def check_vocabulary(template: Template, model: Any, reference: str) -> None:
+    """Refuse a tokenizer whose end or padding token the model has no embedding for.
+
+    transformers picks the tokenizer's class by the model's type and may add that type's special tokens to it.
+
+    Raises:
+        ModelError: the tokenizer and the model do not fit.
+    """
+    embeddings: Any = inner(model).get_input_embeddings()
+    rows = int(embeddings.num_embeddings)
+    for name, token in (("end", template.end), ("padding", template.pad)):
+        if token >= rows:
+            text = template.tokenizer.convert_ids_to_tokens(token)
+            raise ModelError(
+                f"the tokenizer of {reference} has the {name} token {text!r} with number {token}; the model has "
+                f"embeddings for 0 to {rows - 1}",
+                hint="give the tokenizer the special tokens that the model was made with (tokenizer_config.json)",
+            )
 
 
 def samples_of(run: Run) -> list[Sample]:

@@ -97,11 +97,11 @@ class Template:
         if not rows:
             raise DataError(f"the {name} set is empty", hint="check the file and its 'only', 'where' and 'limit' keys")
         encoded = [self.encode(row, max_length) for row in rows]
-        full = [number for number, e in enumerate(encoded, 1) if e.response_tokens <= 0]
+        full = [row for row, e in zip(rows, encoded, strict=True) if e.response_tokens <= 0]
         if full:
             raise DataError(
                 f"{len(full)} of {len(rows)} rows of the {name} set have no room for an answer: the prompt alone "
-                f"has {max_length} tokens or more (first: row {full[0]})",
+                f"has {max_length} tokens or more (one begins {full[0].prompt[:40]!r})",
                 hint="raise max_length (up to the model's context) or shorten these prompts",
             )
         cut = sum(len(e.ids) == max_length and e.ids[-1] != self.end for e in encoded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,7 +53,7 @@ def rate(name: str, better: Direction, seeds: Sequence[Sequence[Rating]]) -> Met
     groups = [values_of(ratings) for ratings in seeds]
     declined = sum(rating.value is None for ratings in seeds for rating in ratings)
     if not groups or any(len(group) == 0 for group in groups):
-        reason = "no answers" if not any(len(r) for r in seeds) else "every answer of a seed was declined by the judge"
+        reason = _why_undefined(seeds)
         return Metric(name, None, None, None, 0, "%", better, reason=reason, declined=declined)
     value, low, high = mean_interval(groups)
     total = sum(len(group) for group in groups)
@@ -68,6 +69,13 @@ def rate(name: str, better: Direction, seeds: Sequence[Sequence[Rating]]) -> Met
         declined=declined,
         detail={"seeds": [100 * float(group.mean()) for group in groups]},
     )
+
+
+def _why_undefined(seeds: Sequence[Sequence[Rating]]) -> str:
+    reasons = Counter(rating.reason for ratings in seeds for rating in ratings if rating.value is None)
+    if not reasons:
+        return "no answers"
+    return f"the judge declined every answer of a seed, mostly because: {reasons.most_common(1)[0][0]}"
 
 
 def difference(

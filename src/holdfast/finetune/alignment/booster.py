@@ -12,7 +12,8 @@ dropped, as in the paper) the gradient is
 
 Differences from the authors' code:
   * The weights are put back from a copy, not by adding back what was taken (see ``method.moved``).
-  * One extra buffer instead of two: the two harmful gradients meet in the same tensors.
+  * One extra copy of the trainables instead of two: all three passes add up in ``.grad``, with weights
+    lam, -lam and 1.
   * Right under gradient accumulation; theirs calls ``zero_grad`` inside the step and needs accumulation 1.
   * The harmful batch is as large as the alignment batch; theirs is always 10.
 
@@ -44,7 +45,7 @@ class Booster(TrainingMethod):
     stage = "align"
     needs = ("safety", "harmful")
     passes = 3.0
-    copies = 2
+    copies = 1
     off = {"lam": 0.0}
     title = "Booster"
     paper = "Huang et al., ICLR 2025, arXiv:2409.01586"
@@ -66,19 +67,14 @@ class BoosterStep(StepObject):
 
         if self._knobs.lam == 0:
             return passes.backward(passes.draw("safety"))
-        harmful = passes.draw("harmful")
-        difference, before = passes.gradient(harmful)
-        norm = global_norm(difference)
-        with moved(passes.parameters, difference, -self._knobs.alpha / (norm + 1e-7)):
-            there, after = passes.gradient(harmful)
-        torch._foreach_sub_(difference, there)
-        del there
+        harmful, parameters = passes.draw("harmful"), passes.parameters
+        before = passes.backward(harmful)
+        direction = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        norm = global_norm(direction)
+        with moved(parameters, direction, -self._knobs.alpha / (norm + 1e-7)):
+            # The harmful gradient has served as direction; from here on .grad gathers the sum.
+            torch._foreach_mul_(direction, self._knobs.lam)
+            after = passes.backward(harmful, scale=-self._knobs.lam)
         loss = passes.backward(passes.draw("safety"))
-        with torch.no_grad():
-            for parameter, change in zip(passes.parameters, difference, strict=True):
-                if parameter.grad is None:  # an expert that no alignment row reaches
-                    parameter.grad = change * self._knobs.lam
-                else:
-                    parameter.grad.add_(change, alpha=self._knobs.lam)
         passes.log(harmful_loss=before, harmful_loss_after_step=after, harmful_gradient_norm=norm)
         return loss

@@ -56,6 +56,12 @@ class Antidote(RepairMethod):
     title = "Antidote"
     paper = "Huang et al., ICML 2025, arXiv:2408.09600"
 
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """The data that the scores are weighed by, and the safety data of ``spare``."""
+        weighed: tuple[Stream, ...] = (self.calibrate,) if self.score == "wanda" else ()
+        return (*weighed, "safety") if self.spare > 0 and self.score == "wanda" else weighed
+
     def apply(self, subject: Repair) -> None:
         """See :meth:`RepairMethod.apply`.
 
@@ -82,6 +88,12 @@ class Antidote(RepairMethod):
             raise UsageError(
                 "antidote target 'adapter' needs a LoRA, and this model was fine-tuned without one",
                 hint="use target = 'delta'",
+            )
+        continued = any(before.any() for name, before in subject.aligned.items() if "lora_B" in name)
+        if self.target == "adapter" and continued:
+            raise UsageError(
+                "antidote target 'adapter' would remove the alignment too: this LoRA continued the aligned one",
+                hint="use target = 'delta', or align with adapter policy = 'fresh'",
             )
         if self.target == "weights" and lora:
             raise UsageError(
