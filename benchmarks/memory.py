@@ -34,9 +34,7 @@ def main() -> None:
     size = _measured("sft")["trainable"]
     copies = {name: round((peak - rows["sft"]) / size, 2) for name, peak in rows.items()}
     for name, value in copies.items():
-        print(
-            f"{name:8} {value:+.2f} copies of the trainable parameters over SFT   {'kept' if value <= LIMIT else 'OVER'}"
-        )
+        print(f"{name:8} {value:+.2f} copies of the trainables over SFT   {'kept' if value <= LIMIT else 'OVER'}")
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         report = {"copies": copies, "limit": LIMIT, "trainable_bytes": size, "peak_bytes": rows}

@@ -33,7 +33,7 @@ def test_a_missing_extra_says_what_to_install() -> None:
 @pytest.mark.parametrize("cls", every_error(), ids=lambda cls: cls.__name__)
 def test_errors_travel_between_processes(cls: type[HoldfastError]) -> None:
     made = MissingExtra("vision", "PIL") if cls is MissingExtra else cls("what", hint="then")
-    again = pickle.loads(pickle.dumps(made))  # noqa: S301  (what process pools do)
+    again = pickle.loads(pickle.dumps(made))
     assert (type(again), again.message, again.hint) == (cls, made.message, made.hint)
 
 

@@ -618,12 +618,11 @@ def test_ctrl_c_in_a_bench_with_two_processes(here: Path) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_bug(here: Path) -> None:
-    process = started("list", cwd=here)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "methods\n"
-    process.stdout.close()
-    assert process.stderr is not None
-    said = process.stderr.read()
-    process.wait()
+    with started("list", cwd=here) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "methods\n"
+        process.stdout.close()
+        said = process.stderr.read()
     assert "Traceback" not in said
     assert "Exception ignored" not in said
