@@ -240,6 +240,7 @@ def test_an_unknown_preset_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_rebuilding_nano_gives_the_shipped_weights(tmp_path: Path) -> None:
     """Bit for bit on a platform like the one that built them; on another, which may round differently, the facts."""
     folder = build("nano", 0, tmp_path / "nano")
