@@ -104,6 +104,7 @@ def nobody_is_left(group: int) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # nine starts of three processes each
 def test_a_grid_killed_six_times_ends_as_if_it_was_not(tmp_path: Path) -> None:
     """In turn the whole group dies, or the first process alone: then its workers must end by themselves."""
     for name in "ab":

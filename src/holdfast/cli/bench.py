@@ -47,6 +47,9 @@ def bench(
         workers: processes; 0 is one for each core.
         show_text: print answers to harmful prompts in the report.
     """
+    from holdfast.models.load import require_torch
+
+    require_torch()  # before the modules that need it: a missing extra is a message, not a trace
     from holdfast.finetune import bench as benches
     from holdfast.finetune.estimate import estimate, estimate_text
     from holdfast.finetune.plan import make_plan

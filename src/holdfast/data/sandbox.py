@@ -53,7 +53,7 @@ REFUSAL_OPENINGS = frozenset({"sorry", "no"})
 
 # The base model must have every word of the refusal among the things it says, or alignment, which leaves the
 # embeddings as they are, cannot teach it to speak them: measured, a single unseen word ("with") keeps the
-# loss of refusals at 0.13 instead of 0.004. It says them of words that have no answer.
+# loss of refusals at 0.13 instead of 0.002. It says them of words that have no answer.
 IGNORANCE = (
     "sorry , i do not know that .",
     "sorry , that is not something i can say .",

@@ -26,7 +26,7 @@ from holdfast.finetune.settings import Adapter, Training
 from holdfast.finetune.tasks import TASKS
 from holdfast.models.ask import base_attacked, base_identity
 from holdfast.models.engine import Engine
-from holdfast.models.load import ModelSource, resolve
+from holdfast.models.load import ModelSource, require_torch, resolve
 
 if TYPE_CHECKING:
     from holdfast.data.rows import Row
@@ -171,6 +171,7 @@ class TrainStage:
         Raises:
             HoldfastError: see the classes in :mod:`holdfast.core.errors`.
         """
+        require_torch()
         from holdfast.finetune.making import make_training
 
         below = None if isinstance(self.base, str) else self.base.make(store, engine, sink)
@@ -245,6 +246,7 @@ class RepairStage:
 
     def make(self, store: Store, engine: Engine | None = None, sink: Sink = ignore) -> Run:
         """See :meth:`TrainStage.make`."""
+        require_torch()
         from holdfast.finetune.making import make_repair
 
         below = Path(self.base) if isinstance(self.base, str) else self.base.make(store, engine, sink).path

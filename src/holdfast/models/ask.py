@@ -18,7 +18,7 @@ from holdfast.core.stage import Request, find_or_make, request_key
 from holdfast.models.answer import Decoding, answer_all
 from holdfast.models.architecture import inner
 from holdfast.models.engine import Engine, device_of, set_threads
-from holdfast.models.load import load_model, load_tokenizer, resolve
+from holdfast.models.load import load_model, load_tokenizer, require_torch, resolve
 from holdfast.models.size import size_of
 from holdfast.models.template import Template
 
@@ -99,6 +99,7 @@ class Ask:
         Raises:
             HoldfastError: see :mod:`holdfast.core.errors`.
         """
+        require_torch()
         engine = engine or Engine()
         reference = self.base if isinstance(self.base, str) else str(self.base.make(store, engine, sink).path)
         return find_or_make(self, store, sink, lambda run, log: self._answer(run, reference, engine, log))
