@@ -178,6 +178,18 @@ def test_reset_keeps_the_spec_and_the_log(store: Store) -> None:
     assert not run.sealed
 
 
+def test_what_a_killed_writer_left_is_swept_away(store: Store) -> None:
+    """A kill inside an atomic write leaves its temporary file; a spec's may belong to another process."""
+    run = store.run("align", "sft", {"rho": 2.0})
+    left = [".metrics.json.ab12", "artifacts/model/.holdfast.json.cd34", "checkpoint/.step-7.part/x.safetensors"]
+    for name in [*left, ".spec.json.ef56", "artifacts/model/config.json"]:
+        write_text(run.path / name, "half")
+    with run.working():
+        pass
+    there = sorted(p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file())
+    assert there == [".lock", ".spec.json.ef56", "artifacts/model/config.json", "events.jsonl", "spec.json"]
+
+
 def test_an_edited_spec_is_refused(store: Store) -> None:
     run = sealed(store)
     header = json.loads((run.path / "spec.json").read_text())

@@ -302,6 +302,10 @@ def test_a_missing_flag_is_code_2(say: Any) -> None:
         (["align", "sft", "--model", MODEL, *SAFETY, "--seed", "-1"], 2, ["seed = -1 is outside"]),
         (["align", "sft", "--model", MODEL, *SAFETY, "--adapter.targets", "c_attn"], 2, ["no module 'c_attn'"]),
         ([*TUNE, "--p", "0.1"], 2, ["--poison FILE"]),
+        ([*TUNE, "--poison", "sandbox/attack-0"], 2, ["--poison is given, and p is 0"]),
+        (["align", "sft", "--model", MODEL, *SAFETY, "--harmful", "absent"], 2, ["sft does not use harmful data"]),
+        (["align", "sft", "--model", MODEL, "--safety", "{ path = "], 2, ["--safety is not a TOML table", "columns"]),
+        (["align", "sft", "--model", MODEL, "--safety", "{ pth = 'a' }"], 2, ["unknown key 'pth'", "did you mean 'path'?"]),
         ([*TUNE, "--p", "1.5"], 2, ["p = 1.5 is outside [0, 1]"]),
         (["finetune", "lisa", "--model", MODEL, "--user", "sandbox/review-0"], 2, ["lisa needs safety data"]),
         ([*TUNE, "--task", "sst"], 2, ["did you mean 'sst2'?"]),
@@ -322,6 +326,21 @@ def test_a_missing_flag_is_code_2(say: Any) -> None:
 )  # fmt: skip
 def test_a_mistake_has_words_a_hint_and_its_code(say: Any, words: list[str], code: int, parts: list[str]) -> None:
     mistaken(say(*words), code, *parts)
+
+
+def test_a_data_flag_takes_the_table_of_a_recipe(say: Any, here: Path) -> None:
+    """The same rows under other column names, renamed on the command line, give the same run."""
+    plain = [{"prompt": f"say {word}", "response": word} for word in ("yes", "no", "so")]
+    other = [{"q": row["prompt"], "a": row["response"]} for row in plain]
+    written(here / "plain.jsonl", *plain)
+    written(here / "other.jsonl", *other)
+    table = '{ path = "other.jsonl", columns = { prompt = "q", response = "a" } }'
+    weights = []
+    for source in ("plain.jsonl", table):
+        said = say("align", "sft", "--model", MODEL, "--safety", source, *SHORT, *CPU)
+        assert said.code == 0, said.err
+        weights.append((here / last_run(said) / "artifacts" / "model" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
 
 
 def written(path: Path, *rows: Any) -> str:

@@ -48,6 +48,10 @@ def test_a_chain_is_made_with_its_parents(store: Store) -> None:
     card = json.loads((run.artifacts / "model" / "holdfast.json").read_text())
     assert (card["attacked"], card["method"]["name"], card["run"]) == (True, "antidote", run.name)
     assert mend.make(store, CPU).key == run.key
+    # Whoever may read what the user writes may read, and so serve, the model.
+    (written := run.path / "written").touch()
+    assert (run.artifacts / "model" / "model.safetensors").stat().st_mode == written.stat().st_mode
+    written.unlink()
 
 
 def test_the_marks_of_attacked_weights(store: Store) -> None:
@@ -260,6 +264,23 @@ def test_a_repair_needs_the_run_of_a_fine_tuning(store: Store, tmp_path: Path) -
     refused(RepairStage(Antidote(), str(tmp_path), HARMFUL), store, ModelError, "is not a run folder")
     run = aligned().make(store, CPU)
     refused(RepairStage(Antidote(), str(run.path), HARMFUL), store, UsageError, "is a align run|is an align run")
+
+
+def test_a_repair_that_cannot_fit_is_refused_before_training(store: Store) -> None:
+    """Antidote's default removes entries of the user's LoRA: there is none, or it holds the alignment too."""
+    before = len(store.list())
+    refused(RepairStage(Antidote(), tuned(aligned()), HARMFUL), Store(store.root / "none"), UsageError, "needs a LoRA")
+    kept = Adapter(train="lora", rank=2)
+    continued = replace(tuned(replace(aligned(), adapter=kept)), adapter=kept)
+    none = Store(store.root / "none")
+    with pytest.raises(UsageError, match="would remove the alignment too"):
+        RepairStage(Antidote(), continued, HARMFUL).validate()
+    with pytest.raises(UsageError, match="is for full fine-tuning"):
+        RepairStage(Antidote(target="weights"), continued, HARMFUL).validate()
+    RepairStage(Antidote(target="delta"), continued, HARMFUL).validate()
+    fresh = replace(kept, policy="fresh")
+    RepairStage(Antidote(), replace(tuned(replace(aligned(), adapter=fresh)), adapter=fresh), HARMFUL).validate()
+    assert (len(store.list()), none.list()) == (before, [])
 
 
 def test_a_repair_needs_where_fine_tuning_started(store: Store, tmp_path: Path) -> None:

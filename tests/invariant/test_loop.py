@@ -568,3 +568,59 @@ def test_passes_leave_other_gradients_alone() -> None:
     passes.backward(batch)
     tiny.assert_close(tiny.gradients(model), {name: 2 * g for name, g in before.items()})
     assert math.isfinite(float(loss))
+
+
+# --- what a step may rely on -------------------------------------------------------------------------
+
+
+class WatchingStep(StepObject):
+    def __init__(self, plan: Any) -> None:
+        self._plan = plan
+
+    def __call__(self, passes: Any) -> Any:
+        self._plan.found.append(all(p.grad is None for p in passes.parameters))
+        draws = [torch.rand(3, generator=passes.generator()).tolist() for _ in range(2)]
+        self._plan.drawn.setdefault(passes.step, []).extend(draws)
+        if passes.step == self._plan.stop_at:
+            self._plan.stop_at = -1
+            raise KeyboardInterrupt
+        return passes.backward(passes.draw("safety"))
+
+
+@dataclass(frozen=True)
+class Watching(TrainingMethod):
+    """Notes what it finds at the beginning of each step."""
+
+    found: list[bool]
+    drawn: dict[int, list[list[float]]]
+    stop_at: int = -1
+
+    name = "watching"
+    stage = "align"
+    needs = ("safety",)
+    title = paper = "none"
+
+    def start(self, passes: Any) -> StepObject:
+        plan = type("Plan", (), {"found": self.found, "drawn": self.drawn, "stop_at": self.stop_at})
+        return WatchingStep(plan)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_step_begins_with_an_empty_gradient(accumulate: int, tmp_path: Path) -> None:
+    """Booster adds up all its passes in ``.grad``: what an earlier step left there would be applied twice."""
+    method = Watching([], {})
+    tiny.fit(tiny.llama(), method, tmp_path, steps=4, accumulate=accumulate)
+    assert method.found == [True] * 4
+
+
+def test_randomness_of_a_step_belongs_to_the_step(tmp_path: Path) -> None:
+    """Two draws in a step are equal (one generator a call), steps differ, and an interrupted step draws again."""
+    whole, broken = Watching([], {}), Watching([], {}, stop_at=2)
+    tiny.fit(tiny.llama(), whole, tmp_path / "whole", steps=4)
+    with pytest.raises(Interrupted):
+        tiny.fit(tiny.llama(), broken, tmp_path / "broken", steps=4)
+    tiny.fit(tiny.llama(), Watching([], broken.drawn), tmp_path / "broken", steps=4)
+    assert [draws[0] == draws[1] for draws in whole.drawn.values()] == [True] * 4
+    assert len({tuple(draws[0]) for draws in whole.drawn.values()}) == 4
+    assert {step: draws[0] for step, draws in broken.drawn.items()} == {s: d[0] for s, d in whole.drawn.items()}
+    assert all(draw == draws[0] for draws in broken.drawn.values() for draw in draws)

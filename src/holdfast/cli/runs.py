@@ -105,7 +105,10 @@ def _text(run: Run, result: dict[str, Any]) -> str:
 
 
 def _next(run: Run) -> str:
+    from holdfast.cli.ask import usual_judge
+
+    groups = list(run.spec.get("decoding", {})) or [""]
     return {
-        "ask": f"holdfast judge {run.path} --judge not-refused",
+        "ask": f"holdfast judge {run.path} --judge {usual_judge(groups[0])}",
         "bench": f"holdfast report {run.path}",
     }.get(run.kind, f"holdfast ask --model {run.path} --items FILE")

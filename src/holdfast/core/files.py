@@ -101,6 +101,16 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} is damaged: {error}", hint=f"delete {path.parent} and run again") from error
 
 
+def readable(folder: Path) -> None:
+    """Give every file below a folder the permissions that its owner's files usually have.
+
+    safetensors writes 0600, so that nobody else could serve the model.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~_umask())
+
+
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)

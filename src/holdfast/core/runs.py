@@ -152,10 +152,22 @@ class Run:
                 sink(Warned(run=self.name, message=f"{self.name} is being made by another process; waiting for it"))
                 lock.acquire()
         try:
+            self._sweep()
             with RowFile(self.path / "events.jsonl") as rows:
                 yield _Recorder(rows, sink, self.name)
         finally:
             lock.release()
+
+    def _sweep(self) -> None:
+        """Remove the temporary files of writers that were killed: whoever holds the lock is the only writer.
+
+        The spec is written before the lock is taken, so a temporary one may be somebody's at work.
+        """
+        for path in sorted(self.path.rglob(".*"), reverse=True):
+            if path.name == ".lock" or path.name.startswith(".spec.json."):
+                continue
+            with writing(path):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 class _Recorder:

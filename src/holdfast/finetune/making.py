@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import torch
 
 from holdfast.core.errors import ModelError, ResourceError, UsageError
 from holdfast.core.events import Sink, StageStarted, Warned
-from holdfast.core.files import free_bytes, read_json, write_json, writing
+from holdfast.core.files import free_bytes, read_json, readable, write_json, writing
 from holdfast.core.runs import Run
 from holdfast.finetune.cost import Meter
 from holdfast.finetune.loop import Job, Outcome, train
@@ -175,6 +174,7 @@ def save_model(model: nn.Module, template: Template, source: ModelSource, run: R
                 config.base_model_name_or_path = source.base
         model.save_pretrained(folder)  # type: ignore[operator]
         template.tokenizer.save_pretrained(str(folder))
+        readable(folder)
 
 
 def weights_before(model: nn.Module, source: ModelSource, start: ModelSource) -> dict[str, Tensor]:
@@ -291,8 +291,3 @@ def _artifact(run: Run) -> Path:
 
 def _gib(count: float) -> str:
     return f"{count / 2**30:.2f}"
-
-
-def stage_needs(stage: TrainStage) -> Mapping[str, int]:
-    """Memory and disk of a stage, from the sizes in the base model's file headers."""
-    return training_bytes(stage, size_of(resolve(stage.reference).folder))

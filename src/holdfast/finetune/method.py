@@ -183,6 +183,17 @@ class RepairMethod:
         """The streams that these knobs draw from; by default ``needs``."""
         return self.needs
 
+    def check_tuning(self, *, lora: bool, continued: bool) -> None:
+        """Refuse knobs that do not fit how the model was tuned; asked before training and again before mending.
+
+        Args:
+            lora: the user's fine-tuning trained a LoRA.
+            continued: that LoRA is the one that alignment had trained.
+
+        Raises:
+            UsageError: they do not fit.
+        """
+
     def apply(self, subject: Repair) -> None:
         """Mend ``subject.model`` in place."""
         raise NotImplementedError

@@ -31,12 +31,6 @@ from holdfast.models.load import ModelSource, require_torch, resolve
 if TYPE_CHECKING:
     from holdfast.data.rows import Row
 
-METHOD_TABLES = {
-    "align": "holdfast.finetune.alignment:ALIGNMENT",
-    "finetune": "holdfast.finetune.finetuning:FINETUNING",
-    "repair": "holdfast.finetune.post_finetuning:POST_FINETUNING",
-}
-
 
 @dataclass(frozen=True)
 class UserData:
@@ -172,6 +166,7 @@ class TrainStage:
             HoldfastError: see the classes in :mod:`holdfast.core.errors`.
         """
         require_torch()
+        self.validate()  # before the stages below are made: they may take hours
         from holdfast.finetune.making import make_training
 
         below = None if isinstance(self.base, str) else self.base.make(store, engine, sink)
@@ -235,8 +230,9 @@ class RepairStage:
         require_streams(self.method, list(self.data))
         if isinstance(self.base, str):
             tuned_from(self.base)
-        else:
-            self.base.validate()
+            return
+        self.base.validate()
+        self.method.check_tuning(lora=_trains_lora(self.base), continued=_continues_lora(self.base))
 
     def rows(self, stream: Stream) -> list[Row]:
         """The first ``samples`` calibration rows of a stream."""
@@ -247,6 +243,7 @@ class RepairStage:
     def make(self, store: Store, engine: Engine | None = None, sink: Sink = ignore) -> Run:
         """See :meth:`TrainStage.make`."""
         require_torch()
+        self.validate()
         from holdfast.finetune.making import make_repair
 
         below = Path(self.base) if isinstance(self.base, str) else self.base.make(store, engine, sink).path
@@ -255,6 +252,16 @@ class RepairStage:
 
 
 Stage = TrainStage | RepairStage
+
+
+def _trains_lora(stage: TrainStage) -> bool:
+    return stage.adapter.train == "lora"
+
+
+def _continues_lora(stage: TrainStage) -> bool:
+    """Whether a stage goes on training the LoRA of the stage before it (of a run on disk: not known yet)."""
+    before = stage.base
+    return isinstance(before, TrainStage) and _trains_lora(before) and before.adapter.policy == "keep"
 
 
 def method_spec(method: TrainingMethod | RepairMethod) -> dict[str, Any]:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention", "mixer")
-_MLP = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 
 
 def inner(model: nn.Module) -> PreTrainedModel:
@@ -58,15 +57,6 @@ def attention_modules(model: nn.Module) -> list[nn.Module]:
         ModelError: a layer has none under the usual names.
     """
     return [_part(layer, _ATTENTION, "attention") for layer in decoder_layers(model)]
-
-
-def mlp_modules(model: nn.Module) -> list[nn.Module]:
-    """The feed-forward module of each decoder layer.
-
-    Raises:
-        ModelError: a layer has none under the usual names.
-    """
-    return [_part(layer, _MLP, "feed-forward") for layer in decoder_layers(model)]
 
 
 def _part(layer: nn.Module, names: tuple[str, ...], what: str) -> nn.Module:

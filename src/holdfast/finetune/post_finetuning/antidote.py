@@ -62,6 +62,24 @@ class Antidote(RepairMethod):
         weighed: tuple[Stream, ...] = (self.calibrate,) if self.score == "wanda" else ()
         return (*weighed, "safety") if self.spare > 0 and self.score == "wanda" else weighed
 
+    def check_tuning(self, *, lora: bool, continued: bool) -> None:
+        """See :meth:`RepairMethod.check_tuning`."""
+        if self.target == "adapter" and not lora:
+            raise UsageError(
+                "antidote target 'adapter' needs a LoRA, and this model was fine-tuned without one",
+                hint="use target = 'delta'",
+            )
+        if self.target == "adapter" and continued:
+            raise UsageError(
+                "antidote target 'adapter' would remove the alignment too: this LoRA continued the aligned one",
+                hint="use target = 'delta', or align with adapter policy = 'fresh'",
+            )
+        if self.target == "weights" and lora:
+            raise UsageError(
+                "antidote target 'weights' is for full fine-tuning; this model has a LoRA",
+                hint="use target = 'adapter' or 'delta'",
+            )
+
     def apply(self, subject: Repair) -> None:
         """See :meth:`RepairMethod.apply`.
 
@@ -84,22 +102,8 @@ class Antidote(RepairMethod):
         names = {id(module): name for name, module in subject.model.named_modules()}
         linear = {names[id(module)]: module for module in linear_modules(subject.model).values()}
         lora = {name: module for name, module in linear.items() if ".lora_" in name}
-        if self.target == "adapter" and not lora:
-            raise UsageError(
-                "antidote target 'adapter' needs a LoRA, and this model was fine-tuned without one",
-                hint="use target = 'delta'",
-            )
         continued = any(before.any() for name, before in subject.aligned.items() if "lora_B" in name)
-        if self.target == "adapter" and continued:
-            raise UsageError(
-                "antidote target 'adapter' would remove the alignment too: this LoRA continued the aligned one",
-                hint="use target = 'delta', or align with adapter policy = 'fresh'",
-            )
-        if self.target == "weights" and lora:
-            raise UsageError(
-                "antidote target 'weights' is for full fine-tuning; this model has a LoRA",
-                hint="use target = 'adapter' or 'delta'",
-            )
+        self.check_tuning(lora=bool(lora), continued=continued)
         chosen = lora or linear
         found = {n: m for n, m in chosen.items() if not self.modules or _within(n, self.modules)}
         if not found:
