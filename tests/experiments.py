@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -167,3 +168,9 @@ def holdfast(*words: str | Path, cwd: Path, timeout: float = 120, **env: str) ->
     return subprocess.run(
         command(*words), cwd=cwd, env=surroundings(**env), capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+def leave_a_thread_behind() -> bool:
+    """What an interruption at a bad moment leaves in a worker: a thread that the interpreter waits for at its end."""
+    threading.Thread(target=threading.Event().wait, daemon=False).start()
+    return True

@@ -1,18 +1,32 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from experiments import BOOSTER, CPU, NAN, metric_values, plan_of, recipe_file, run_grid, store_files
-from holdfast.core.errors import ResourceError
+from experiments import (
+    BOOSTER,
+    CPU,
+    NAN,
+    leave_a_thread_behind,
+    metric_values,
+    plan_of,
+    recipe_file,
+    run_grid,
+    store_files,
+)
+from holdfast.core.errors import Interrupted, ResourceError
 from holdfast.core.events import Event, GridProgressed, StageFinished, Warned
 from holdfast.core.runs import Store
+from holdfast.finetune import grid
 from holdfast.finetune.bench import check_plan, run_bench, shared_prompts
 from holdfast.finetune.estimate import estimate, estimate_text
 from holdfast.finetune.results import collect
+from holdfast.models.engine import Engine
 from holdfast.report.schema import check
 
 
@@ -135,3 +149,14 @@ def test_prompts_shared_by_training_and_test_are_counted(tmp_path: Path) -> None
     rows = read(Source("sandbox/align-0", limit=40))[:3]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps({"prompt": r.prompt, "response": "x"}) + "\n" for r in rows))
     assert shared_prompts(plan_of(path)) == ["3 prompts of the safety data are also asked in the test sets"]
+
+
+def test_a_worker_that_cannot_end_keeps_nobody_from_ending(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    begin = (Store(tmp_path / "runs"), Engine(device="cpu"), context.SimpleQueue())
+    with pytest.raises(Interrupted), grid._pool(context, 1, begin, []) as pool:
+        assert pool.submit(leave_a_thread_behind).result()
+        (child,) = multiprocessing.active_children()
+        raise KeyboardInterrupt
+    child.join(10)
+    assert child.exitcode == -signal.SIGKILL

@@ -10,8 +10,9 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -32,6 +33,8 @@ from holdfast.raters.base import Judge
 from holdfast.raters.judging import judge_run
 
 Judges = tuple[tuple[str, Judge], ...]
+
+_PARTING = 2.0  # seconds that a stopped worker, whose work is done, has to end by itself
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def _run_pool(
     context = multiprocessing.get_context("spawn")
     # Each process computes with its share of the cores.
     engine = engine if engine.threads else replace(engine, threads=max(1, default_workers(engine) // workers))
-    with _events(context, sink) as queue, _pool(context, workers, store, engine, queue) as pool:
+    with _events(context, sink) as queue, _pool(context, workers, (store, engine, queue), running) as pool:
         while waiting or running:
             for key in _ready(plan, waiting, running, result):
                 running[pool.submit(_in_worker, waiting.pop(key))] = key
@@ -180,19 +183,41 @@ def _tell(result: GridResult, total: int, sink: Sink) -> None:
 
 
 @contextmanager
-def _pool(context: Any, workers: int, store: Store, engine: Engine, queue: Any) -> Iterator[ProcessPoolExecutor]:
+def _pool(
+    context: Any, workers: int, begin: tuple[Store, Engine, Any], running: Collection[Future[bool]]
+) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes; ``running`` holds, at any time, the stages handed to them."""
     # Workers hold the other end: it closes when they are to stop, and also when this process is killed.
     reader, lifeline = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(store, engine, queue, reader))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(*begin, reader))
     try:
         yield pool
     except BaseException as error:
-        lifeline.close()  # the workers write their checkpoints; wait for them
-        pool.shutdown(wait=True, cancel_futures=True)
+        lifeline.close()
+        _end(pool, running)
         if isinstance(error, KeyboardInterrupt):
             raise _stopped() from None
         raise
     pool.shutdown(wait=True)
+
+
+def _end(pool: ProcessPoolExecutor, running: Collection[Future[bool]]) -> None:
+    """Stop the workers: each writes its checkpoint and reports; a second Ctrl-C does not wait for that.
+
+    A process whose main thread was interrupted cannot be trusted to end by itself: the interruption may have come
+    while a lock of one of its threads was held, and the interpreter joins its threads before it exits. Its work is
+    reported and on disk by then, so it is killed.
+    """
+    children = multiprocessing.active_children()
+    pool.shutdown(wait=False, cancel_futures=True)
+    try:
+        wait(list(running))
+        deadline = time.monotonic() + _PARTING
+        for child in children:
+            child.join(max(0.0, deadline - time.monotonic()))
+    finally:
+        for child in children:
+            child.kill()
 
 
 def _stopped() -> Interrupted:
@@ -214,7 +239,8 @@ def _events(context: Any, sink: Sink) -> Iterator[Any]:
         yield queue
     finally:
         queue.put(None)
-        thread.join(timeout=10)
+        thread.join(timeout=5)
+        queue.cancel_join_thread()  # a killed worker may have held the queue's lock
 
 
 _worker: dict[str, Any] = {}
