@@ -1,0 +1,1 @@
+"""How well raters agree, and whether a judge may stand in for people. Pure functions on arrays; no torch."""
