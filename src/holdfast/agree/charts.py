@@ -10,15 +10,13 @@ from typing import Any
 
 import altair as alt
 
+from holdfast.report.parts import INK, JUDGE, PALE, PEOPLE, QUIET, look
+
 Chart = alt.LayerChart | alt.VConcatChart
 
 SMALL_BIN = 30
 _OTHERS = "other people"
-_INK, _QUIET, _GRID, _PEOPLE, _JUDGE, _PALE = (
-    "#1F2933", "#52606D", "#E4E7EB", "#0B5394", "#C05600", "#9AA5B1",
-)  # fmt: skip
-_FONT = "Helvetica Neue, Helvetica, Arial, sans-serif"
-_ROLES = {"judge": _JUDGE, "held-out person": _PEOPLE, "null judge": _PALE}
+_ROLES = {"judge": JUDGE, "held-out person": PEOPLE, "null judge": PALE}
 _WIDTH, _PANEL, _NAME = 560, 150, 30
 
 
@@ -54,13 +52,13 @@ def contrasts(
     tips = [alt.Tooltip("name:N", title="who"), alt.Tooltip("text:N", title=title), alt.Tooltip("n:Q", title="items")]
     once = alt.Chart(alt.InlineData(values=[{"margin": -result["margin"], "zero": 0}]))
     margin = once.mark_rule(color="#A61B1B", strokeDash=[5, 4]).encode(x=alt.X("margin:Q", title=title))
-    zero = once.mark_rule(color=_QUIET).encode(x=alt.X("zero:Q", title=title))
+    zero = once.mark_rule(color=QUIET).encode(x=alt.X("zero:Q", title=title))
     whisker = base.mark_rule(strokeWidth=2).encode(
         x=alt.X("low:Q", title=title), x2="high:Q", y=y, color=colour, tooltip=tips
     )
     dot = base.mark_point(filled=True, size=75, opacity=1).encode(x=x, y=y, color=colour, shape=shape, tooltip=tips)
     layers = [zero, margin, whisker, dot]
-    return alt.LayerChart(layer=layers, width=_WIDTH, height=26 * len(rows), **_look(_name_room(order)))
+    return alt.LayerChart(layer=layers, width=_WIDTH, height=26 * len(rows), **look(_name_room(order)))
 
 
 def perception(result: Mapping[str, Any], judge: Mapping[str, Any]) -> alt.VConcatChart | None:
@@ -86,7 +84,7 @@ def perception(result: Mapping[str, Any], judge: Mapping[str, Any]) -> alt.VConc
         panels.append(_panel(rows, title + (" (few: read with care)" if small else ""), names, judge["name"], small))
     if not panels:
         return None
-    return alt.VConcatChart(vconcat=panels, spacing=18, **_look(60))
+    return alt.VConcatChart(vconcat=panels, spacing=18, **look(60))
 
 
 def perception_paper(bins: Sequence[Mapping[str, Any]], judge: str = "M") -> alt.VConcatChart:
@@ -123,7 +121,7 @@ def perception_paper(bins: Sequence[Mapping[str, Any]], judge: str = "M") -> alt
                 ),
             )
         )
-    return alt.VConcatChart(vconcat=panels, spacing=18, **_look(60))
+    return alt.VConcatChart(vconcat=panels, spacing=18, **look(60))
 
 
 def _contrast_row(one: Mapping[str, Any], key: str) -> dict[str, Any] | None:
@@ -149,7 +147,7 @@ def _perception_rows(cell: Mapping[str, Any], names: Sequence[str], judge: str) 
 def _panel(rows: list[dict[str, Any]], title: str, names: Sequence[str], judge: str, small: bool) -> alt.LayerChart:
     there = [name for name in names if any(row["label"] == name for row in rows)]
     sides = [_OTHERS, judge]
-    colours = alt.Scale(domain=sides, range=["#9AA5B1", "#D5DAE0"] if small else [_PEOPLE, _JUDGE])
+    colours = alt.Scale(domain=sides, range=["#9AA5B1", "#D5DAE0"] if small else [PEOPLE, JUDGE])
     base = alt.Chart(alt.InlineData(values=rows))
     x = alt.X("label:N", sort=there, title=None, axis=alt.Axis(labelAngle=0))
     offset = alt.XOffset("side:N", sort=sides)
@@ -167,20 +165,10 @@ def _panel(rows: list[dict[str, Any]], title: str, names: Sequence[str], judge: 
         color=alt.Color("side:N", scale=colours, sort=sides, legend=legend),
         tooltip=tips,
     )
-    whisker = base.mark_rule(color=_INK, strokeWidth=1.2).encode(x=x, xOffset=offset, y="low:Q", y2="high:Q")
+    whisker = base.mark_rule(color=INK, strokeWidth=1.2).encode(x=x, xOffset=offset, y="low:Q", y2="high:Q")
     resolve = alt.Resolve(scale=alt.LegendResolveMap(color="independent"))
     return alt.LayerChart(layer=[bar, whisker], title=title, width=_WIDTH, height=_PANEL, resolve=resolve)
 
 
 def _name_room(names: Sequence[str]) -> int:
     return min(190, 12 + 7 * max((len(name) for name in names), default=0)) + 24
-
-
-def _look(margin: int) -> dict[str, Any]:
-    axis = {
-        "gridColor": _GRID, "domainColor": _PALE, "tickColor": _PALE, "labelColor": _INK, "titleColor": _INK,
-        "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 600, "titlePadding": 8,
-    }  # fmt: skip
-    title = {"anchor": "start", "fontSize": 13, "fontWeight": 600, "color": _INK, "offset": 8}
-    config = {"font": _FONT, "view": {"stroke": None}, "axis": axis, "title": title}
-    return {"usermeta": {"margin": margin}, "padding": 4, "background": "white", "config": config}

@@ -8,13 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
 from holdfast.agree import charts
 from holdfast.agree.terminal import more_of
 from holdfast.agree.verdict import KEPT
-from holdfast.report import standalone
-from holdfast.report.charts import specification, svg
+from holdfast.report import parts
 
 _TODO = {
     "replaceable": "Use it in place of a person on items like these.",
@@ -52,18 +49,7 @@ def render(result: Mapping[str, Any], *, command: str, title: str) -> str:
         command: that makes the page again.
         title: of the page.
     """
-    scripts = [standalone.vega_script(), standalone.source("report.js")]
-    page: str = (
-        standalone.environment()
-        .get_template("agree.html.j2")
-        .render(
-            page=_page(result, command, title),
-            css=standalone.script(standalone.source("report.css")),
-            policy=standalone.policy(scripts),
-            scripts=[standalone.script(text) for text in scripts],
-        )
-    )
-    return page
+    return parts.page("agree.html.j2", _page(result, command, title))
 
 
 def _page(result: Mapping[str, Any], command: str, title: str) -> dict[str, Any]:
@@ -175,27 +161,14 @@ def _contrast_figures(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for place, (key, title, text) in enumerate(told):
         chart = charts.contrasts(result, key)
         if chart is not None:
-            yield _figure(f"contrast-{place}", chart, title, text)
+            yield parts.figure(f"contrast-{place}", chart, title, text)
 
 
 def _perception_figures(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for place, one in enumerate(result["judges"]):
         chart = charts.perception(result, one)
         if chart is not None:
-            yield _figure(f"perception-{place}", chart, f"Perception chart: {one['name']}", "")
-
-
-def _figure(name: str, chart: Any, title: str, text: str) -> dict[str, Any]:
-    spec = specification(chart)
-    return {
-        "id": name, "title": title, "text": text, "alt": title, "svg": Markup(svg(spec)),
-        "specification": standalone.embeddable(_with_datasets(spec)),
-    }  # fmt: skip
-
-
-def _with_datasets(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the schema's address, and with the field that the page's script looks into."""
-    return {"datasets": {}} | standalone.without_schema(spec)
+            yield parts.figure(f"perception-{place}", chart, f"Perception chart: {one['name']}", "")
 
 
 def _replacement(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal
 from holdfast.core.errors import DataError
 from holdfast.core.knobs import knob
 from holdfast.core.records import Rating, Sample, Scale
+from holdfast.data.numbers import final_number
 from holdfast.data.read import place_of, text_of
 from holdfast.data.rows import Row
 from holdfast.raters.base import CORRECT
@@ -33,13 +34,6 @@ NO_REFERENCE = "the item's reference has no number"
 Variant = Literal["paper", "corrected"]
 
 _PAPER_NUMBER = re.compile(r"-?\d+\.?\d*")
-_NUMBER = re.compile(
-    r"""(?<![\w.])                       # not inside a word or a longer number
-        (?P<sign>[-+\u2212]?)\s?[$€£¥]?\s?(?P<inner>[-\u2212]?)
-        (?P<digits>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)""",
-    re.VERBOSE,
-)
-_PHRASE = re.compile(r"final\s+answer\s+is\s*:?|####", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -74,7 +68,7 @@ class GSM8K:
 
 def number_in(text: str, variant: Variant) -> Decimal | None:
     """The number that an answer gives, or None where it has none."""
-    return _paper_number(text) if variant == "paper" else _number(text)
+    return _paper_number(text) if variant == "paper" else final_number(text)
 
 
 def _paper_number(text: str) -> Decimal | None:
@@ -85,22 +79,6 @@ def _paper_number(text: str) -> Decimal | None:
     if here:
         return Decimal(here[0])
     return Decimal(everywhere[-1]) if everywhere else None
-
-
-def _number(text: str) -> Decimal | None:
-    everywhere = [_value(found) for found in _NUMBER.finditer(text)]
-    phrases = list(_PHRASE.finditer(text))
-    if phrases:
-        found = _NUMBER.search(text, phrases[-1].end())
-        if found:
-            return _value(found)
-    return everywhere[-1] if everywhere else None
-
-
-def _value(found: re.Match[str]) -> Decimal:
-    number = Decimal(found["digits"].replace(",", ""))
-    negative = found["sign"] in ("-", "\u2212") or bool(found["inner"])
-    return -number if negative else number
 
 
 def _row(record: Mapping[str, Any]) -> Row:

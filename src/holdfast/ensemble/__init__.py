@@ -1,0 +1,1 @@
+"""Few, diverse, better: ensembles of models by focal diversity."""
