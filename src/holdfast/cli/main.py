@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ask": ("holdfast.cli.ask:ask", "Let a model answer a set of prompts."),
     "judge": ("holdfast.cli.judge:judge", "Rate stored answers and print the rates with intervals."),
     "agree": ("holdfast.cli.agree:agree", "May a judge stand in for people? Agreement, intervals, a verdict."),
+    "ensemble": ("holdfast.cli.ensemble:ensemble", "Which of my models to keep, and how to combine their answers."),
     "report": ("holdfast.cli.bench:report", "Write the HTML report of a bench again."),
     "runs": ("holdfast.cli.runs:runs", "List runs."),
     "show": ("holdfast.cli.runs:show", "Show one run: its knobs, costs, rates and files."),

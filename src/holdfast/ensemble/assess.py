@@ -241,7 +241,7 @@ class _Assessment:
                 "gain": gain("plurality - best single", right, self.single).as_json(),
                 "score": _json(self._quality(plurality)),
             },
-            "oracle": {"accuracy": rate("any model right", self.test.right.any(axis=1)).as_json()},
+            "oracle": {"accuracy": rate("any model right", np.asarray(self.test.right.any(axis=1))).as_json()},
         }
 
     def _method(self, label: str, trial: Any, chosen: bool) -> dict[str, Any]:
@@ -281,11 +281,12 @@ class _Assessment:
                     "size": size,
                     "models": names,
                     "diversity": team.diversity,
+                    "train_plurality": 100 * team.accuracy,
                     "validation": 100 * trial.accuracy,
                     "plurality": rate("plurality", voted).as_json(),
                     "learned": rate("learned", right).as_json(),
                     "gain": gain("learned - best single", right, self.single).as_json(),
-                    "oracle": rate("any right", test.right[:, list(team.models)].any(axis=1)).as_json(),
+                    "oracle": rate("any right", np.asarray(test.right[:, list(team.models)].any(axis=1))).as_json(),
                     "score": _json(self._quality(trial.fitted)),
                     "cost": dollars,
                     "same_cost": self._same_cost(size, dollars),
@@ -355,7 +356,9 @@ class _Assessment:
                     "models": [self.train.models[place] for place in team.models],
                     "diversity": team.diversity,
                     "accuracy": rate(label, right).as_json(),
-                    "against": gain(f"{label} - accuracy alone", right, base).as_json(),
+                    "against": None
+                    if set(team.models) == set(teams["accuracy alone"].models)
+                    else gain(f"{label} - accuracy alone", right, base).as_json(),
                 }
 
     def _voted(self, team: Team) -> Bools:

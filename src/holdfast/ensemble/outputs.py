@@ -40,6 +40,8 @@ class Outputs:
         samples: largest number of answers that a model gave to an item, shape (n_models,).
         probabilities: whether beliefs are the models' own probabilities.
         known: whether the right answer is known, shape (n_items,).
+        labels: labels of a choice, folded, in the order of their codes.
+        threshold: score from which a long answer is right.
         notes: what a reader should know of how the outputs were read.
     """
 
@@ -58,6 +60,8 @@ class Outputs:
     samples: Codes
     probabilities: bool
     known: Bools
+    labels: tuple[str, ...] = ()
+    threshold: float = 0.5
     notes: tuple[str, ...] = ()
 
     @property

@@ -57,6 +57,8 @@ class Layout:
         kind: what an answer is; None to look.
         threshold: score from which a long answer counts as right.
         cost: dollars an item of models, over what the table says.
+        labels: of a choice, folded; empty to look.
+        unknown: right answers need not be known.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -64,6 +66,8 @@ class Layout:
     kind: Kind | None = None
     threshold: float = 0.5
     cost: Mapping[str, float] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    unknown: bool = False
 
 
 @dataclass
@@ -316,7 +320,7 @@ def outputs_of(rows: Sequence[Row], layout: Layout = Layout(), name: str = "answ
     models = layout.models or tuple(there)
     if not models:
         raise DataError(f"{name}: no model", hint="one column a model, or answers: {model: text}")
-    if not any(row.gold or row.scores for row in rows):
+    if not layout.unknown and not any(row.gold or row.scores for row in rows):
         raise DataError(
             f"{name}: no item has a right answer",
             hint="--columns.gold COLUMN names it; without right answers nothing can be fitted",
@@ -355,6 +359,8 @@ class _Coder:
         self.unread = 0
 
     def _label_set(self) -> dict[str, int]:
+        if self.layout.labels:
+            return {label: k for k, label in enumerate(self.layout.labels)}
         most = max((max(row.n_options, len(row.options)) for row in self.rows), default=0)
         if most:
             return {chr(ord("a") + k): k for k in range(most)}
@@ -392,6 +398,8 @@ class _Coder:
             samples=np.array([max(len(row.answers.get(m, ())) for row in self.rows) for m in self.models]),
             probabilities=any(row.probs for row in self.rows),
             known=np.array([bool(row.gold) or bool(row.scores) for row in self.rows]),
+            labels=tuple(self.labels),
+            threshold=self.layout.threshold,
         )
 
     def _cost(self) -> Any:
@@ -499,9 +507,13 @@ def _noted(made: Outputs) -> Outputs:
         if n:
             notes.append(f"{model} was not asked {n:,} of {made.n_items:,} items")
     silent = (made.asked & (made.codes < 0)).sum(axis=0)
-    for model, n in zip(made.models, silent.tolist(), strict=True):
-        if n > 0.02 * made.n_items:
-            notes.append(f"{model} gave no readable answer to {n:,} of {made.n_items:,} items (they count as failures)")
+    often = [
+        f"{m} {n / made.n_items:.0%}"
+        for m, n in zip(made.models, silent.tolist(), strict=True)
+        if n > 0.02 * made.n_items
+    ]
+    if often:
+        notes.append(f"answers that cannot be read count as failures: {', '.join(often)}")
     unknown = int((~made.known).sum())
     if unknown:
         notes.append(f"{unknown:,} items have no right answer and are not used")
