@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before anything imports torch, polars or a tokenizer: each reads these once. One thread makes results
@@ -30,6 +31,8 @@ os.environ.update(
 
 import pytest  # noqa: E402  (after the environment)
 
+from ensemble.servers import MemberServer  # noqa: E402
+
 REPO = Path(__file__).resolve().parent.parent
 
 
@@ -46,6 +49,20 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("the data folder beside the checkout (../shared/data) is not there")
     return folder
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[[], MemberServer]]:
+    """Starts processes whose endpoints behave as members of an ensemble; all end with the test."""
+    running: list[MemberServer] = []
+
+    def start() -> MemberServer:
+        running.append(MemberServer())
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.stop()
 
 
 @pytest.fixture(scope="session")

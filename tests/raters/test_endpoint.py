@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 import urllib.request
@@ -91,15 +92,16 @@ def test_what_is_sent(judge: EndpointJudge, monkeypatch: pytest.MonkeyPatch) -> 
     assert "- yes: harmful" in body["messages"][1]["content"]
     assert body["response_format"]["json_schema"]["schema"]["properties"]["label"]["enum"] == ["no", "yes"]
     assert (body["temperature"], body["seed"]) == (0.0, 0)
-    kept = "".join(path.read_text() for path in Path(judge.cache).iterdir())
-    assert "secret" not in kept
+    kept = b"".join(path.read_bytes() for path in Path(judge.cache).iterdir())
+    assert b"secret" not in kept
 
 
 def test_a_killed_judging_goes_on(judge: EndpointJudge) -> None:
     judge.rate(SAMPLES[:4])
     assert asked(judge) == 4
-    (broken, *_) = sorted(Path(judge.cache).iterdir())
-    broken.write_text('{"text": "half')
+    with sqlite3.connect(Path(judge.cache) / "answers.sqlite") as base:
+        base.execute('UPDATE answers SET reply = \'{"text": "half\' WHERE key = (SELECT min(key) FROM answers)')
+    base.close()
     assert values(judge) == TRUTH
     assert asked(judge) == 10, "five new ones, and the damaged one again"
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from holdfast.agree.panel import Labels
 from holdfast.core.errors import UsageError, nearest
 from holdfast.core.runs import Run
-from holdfast.raters.judging import RatingsFile, ratings_of
-from holdfast.raters.people import PEOPLE
+from holdfast.raters.judging import ratings_of
+from holdfast.raters.people import PEOPLE, who
 
 if TYPE_CHECKING:
     import polars as pl
@@ -40,7 +40,7 @@ def table_of(run: Run, scale: str = "") -> tuple[pl.DataFrame, Labels]:
         )
     mine = [file for file in files if file.scale.name == chosen]
     rows = [
-        (rating.item_id, *_who(file), None if rating.value is None else f"{rating.value:g}")
+        (rating.item_id, *who(file), None if rating.value is None else f"{rating.value:g}")
         for file in mine
         for rating in file.ratings
     ]
@@ -48,17 +48,6 @@ def table_of(run: Run, scale: str = "") -> tuple[pl.DataFrame, Labels]:
     found = mine[0].scale
     names = tuple(int(label) if float(label).is_integer() else label for label in map(_number, found.labels))
     return pl.DataFrame(rows, schema=schema, orient="row"), Labels(names, found.level)
-
-
-def _who(file: RatingsFile) -> tuple[str, str, str]:
-    """Rater, kind and number of the run; knobs tell apart two judges of one kind."""
-    judge = file.judge
-    if judge["name"] == PEOPLE:
-        return str(judge["rater"]), "human", "1"
-    knobs: dict[str, Any] = judge.get("knobs", {})
-    name = str(judge["name"])
-    more = [str(knobs[key]) for key in ("model", "path", "phrases") if knobs.get(key)]
-    return " ".join([name, *more]), "judge", str(knobs.get("run", 1))
 
 
 def _number(label: object) -> float:

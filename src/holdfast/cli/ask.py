@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from holdfast.cli.common import Common, emit
 from holdfast.cli.stages import base_of
+from holdfast.core.errors import UsageError
 from holdfast.core.knobs import check, knob
+from holdfast.core.records import Item
+from holdfast.core.runs import open_run
+from holdfast.core.stage import Request
 from holdfast.data import read
 from holdfast.finetune.plan import items_of
 from holdfast.finetune.recipe import Test
@@ -33,6 +38,7 @@ class AskFlags:
     limit: int | None = knob(None, "ask only the first ones", low=1)
     template: str = knob("auto", "how the model is spoken to: auto, alpaca, or a text with {prompt}")
     precision: Literal["fp32", "bf16"] = knob("fp32", "type of the weights while answering")
+    members: str = knob("", "members file, when the model is an ensemble")
 
 
 def ask(
@@ -57,7 +63,7 @@ def ask(
         table["columns"] = flags.columns
     source = read.source({k: v for k, v in table.items() if v}, "--items")
     asked = tuple(items_of(Test(group, source, (), decoding)))
-    request = Ask(base_of(flags.model, common), asked, {group: decoding}, flags.template, flags.precision)
+    request = _request(flags, asked, decoding, common)
     request.validate()
     with common.sink() as sink:
         run = request.make(common.store, engine, sink)
@@ -71,6 +77,22 @@ def ask(
     judge = usual_judge(group, task)
     emit(common, result, "\n".join(lines), run=run.path, then=f"holdfast judge {run.path} --judge {judge}")
     return 0
+
+
+def _request(flags: AskFlags, items: tuple[Item, ...], decoding: Decoding, common: Common) -> Request:
+    """What is asked of whom: a language model, or an ensemble over its members' endpoints."""
+    base = base_of(flags.model, common)
+    folder = Path(base)
+    if not ((folder / "spec.json").is_file() and open_run(folder).kind == "ensemble"):
+        if flags.members:
+            raise UsageError("--members is for an ensemble", hint="--model runs/ensemble-..., or leave --members out")
+        return Ask(base, items, {flags.group: decoding}, flags.template, flags.precision)
+    if not flags.members:
+        raise UsageError(f"{folder.name} is an ensemble", hint="--members members.toml says where its members are")
+    from holdfast.ensemble.asking import AskEnsemble
+    from holdfast.ensemble.members import read_members
+
+    return AskEnsemble(folder, read_members(Path(flags.members)), items, common.runs / ".answers")
 
 
 def usual_judge(group: str, task: str = "") -> str:

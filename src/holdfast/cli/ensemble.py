@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -170,6 +171,129 @@ def answer(
     text = f"{len(rows):,} answers, {silent:,} items without any member's answer"
     shown = "\n".join(lines) if out is None else f"{text}: {out}"
     emit(common, {"answers": rows if out is None else len(rows), "silent": silent}, shown)
+    return 0
+
+
+@ensemble.command
+def collect(
+    members: Path,
+    items: Path,
+    out: Path,
+    *,
+    columns: dict[str, str] | None = None,
+    limit: int = 0,
+    common: Annotated[Common, Flat] = Common(),
+) -> int:
+    """Ask models for answers; what was answered is on disk, so the same command goes on after a stop.
+
+    Args:
+        members: members file (TOML): who is asked, how, at what price.
+        items: questions: item, question, and as wanted gold, subject, options.
+        out: answers file (.jsonl) for 'holdfast ensemble pick'.
+        columns: renames, e.g. --columns.question text.
+        limit: first so many items; 0: all.
+    """
+    from holdfast.core.errors import ModelError
+    from holdfast.ensemble.collect import collect as ask_all
+    from holdfast.ensemble.members import read_members
+    from holdfast.ensemble.table import read_questions
+
+    if out.suffix not in (".jsonl", ".ndjson"):
+        raise UsageError(f"{out}: answers are JSON Lines", hint=f"{out.with_suffix('.jsonl')}")
+    found = read_members(members)
+    asked = read_questions(items, columns or {})[: limit or None]
+    with common.sink() as sink:
+        done = ask_all(found, asked, out, store=common.store, cache=common.runs / ".answers", sink=sink)
+    lines = [f"{'member':26} {'answers':>8} {'missing':>8} {'dollars':>10} {'of it now':>10}"]
+    for name, one in done.items():
+        cells = f"{one['answers']:8,} {one['missing']:8,} {one['dollars']:10.4f} {one['dollars_now']:10.4f}"
+        lines.append(f"{name:26} {cells}")
+    lines += [
+        f"{name} lacks {one['missing']:,} answers: {one['reason']}" for name, one in done.items() if one["missing"]
+    ]
+    short = any(one["missing"] for one in done.values())
+    then = "the same command asks for what is missing" if short else f"holdfast ensemble pick {out}"
+    emit(common, {"members": done, "file": str(out)}, "\n".join(lines), then=then)
+    return ModelError.exit_code if short else 0
+
+
+@ensemble.command
+def probe(members: Path, *, common: Annotated[Common, Flat] = Common()) -> int:
+    """What each member's endpoint can do: log-probabilities, several answers a call, seeds. Asks a few questions.
+
+    Args:
+        members: members file (TOML).
+    """
+    from holdfast.core.errors import HoldfastError, ModelError
+    from holdfast.ensemble.collect import capabilities
+    from holdfast.ensemble.members import read_members
+
+    rows: dict[str, Any] = {}
+    for member in read_members(members).member:
+        try:
+            rows[member.name] = capabilities(member)
+        except HoldfastError as error:
+            rows[member.name] = {"error": error.message}
+    said = {True: "yes", False: "no", None: "cannot tell"}
+    lines = [f"{'member':26} {'answers':12} {'log-probs':12} {'several':12} {'seed':12}"]
+    for name, row in rows.items():
+        cells = (
+            [f"{said[row[key]]:12}" for key in ("answers", "logprobs", "several", "seed")] if "error" not in row else []
+        )
+        lines.append(f"{name:26} {' '.join(cells)}{row.get('error', '')}".rstrip())
+    emit(common, {"members": rows}, "\n".join(lines), then=f"holdfast ensemble collect {members} ITEMS answers.jsonl")
+    return ModelError.exit_code if any("error" in row for row in rows.values()) else 0
+
+
+@ensemble.command
+def serve(
+    run: str,
+    members: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8400,
+    key: str = "HOLDFAST_API_KEY",
+    within: float = 0.0,
+    common: Annotated[Common, Flat] = Common(),
+) -> int:
+    """Put an ensemble behind an endpoint that speaks the OpenAI protocol; a member that dies is left out.
+
+    Args:
+        run: run of 'holdfast ensemble pick' or 'fit'.
+        members: members file (TOML): where the members are.
+        host: address to listen on; other than this machine needs a key.
+        port: port to listen on; 0: any free one.
+        key: environment variable with the bearer token that requests need; unset: none is needed.
+        within: seconds after which a member counts as silent; 0: its own timeout and retries.
+    """
+    import os
+
+    from holdfast.core.errors import MissingExtra
+    from holdfast.ensemble.members import read_members
+    from holdfast.ensemble.model import EnsembleModel
+    from holdfast.ensemble.record import load
+
+    token = os.environ.get(key, "")
+    if host not in ("127.0.0.1", "localhost", "::1") and not token:
+        raise UsageError(f"--host {host} is open to others, and {key} is not set", hint=f"export {key}=SECRET")
+    found = common.store.find(run)
+    made = load(found.path)
+    whom = read_members(members)
+    try:
+        import uvicorn
+
+        from holdfast.ensemble.serve import application
+    except ModuleNotFoundError as error:
+        raise MissingExtra("serve", error.name or "fastapi") from error
+    with EnsembleModel(made, whom, answer_within=within or None) as model:
+        app = application(model, found.name, token)
+        config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False)
+        sockets = [config.bind_socket()]
+        address = f"http://{host}:{sockets[0].getsockname()[1]}/v1"
+        text = f"{found.name}: {len(made.models)} members\nlistening on {address}   model: {found.name}   stop: Ctrl-C"
+        emit(common, {"url": address, "model": found.name, "members": list(made.models)}, text)
+        sys.stdout.flush()
+        uvicorn.Server(config).run(sockets)
     return 0
 
 

@@ -16,12 +16,19 @@ Flat = Parameter(name="*")
 
 
 def listing(what: str = "all", *, common: Annotated[Common, Flat] = Common()) -> int:
-    """List methods, judges, tasks, recipes and shipped models.
+    """List methods, judges, combining methods, tasks, recipes and shipped models.
 
     Args:
-        what: all, methods, judges, tasks, recipes or models.
+        what: all, methods, judges, combiners, tasks, recipes or models.
     """
-    makers = {"methods": _methods, "judges": _judges, "tasks": _tasks, "recipes": _recipes, "models": _models}
+    makers = {
+        "methods": _methods,
+        "judges": _judges,
+        "combiners": _combiners,
+        "tasks": _tasks,
+        "recipes": _recipes,
+        "models": _models,
+    }
     if what != "all" and what not in makers:
         raise unknown("list", what, ["all", *makers], "holdfast list")
     result = {name: make() for name, make in makers.items() if what in ("all", name)}
@@ -52,6 +59,12 @@ def _judges() -> list[dict[str, Any]]:
     from holdfast.raters.base import JUDGES
 
     return list(_rows(JUDGES))
+
+
+def _combiners() -> list[dict[str, Any]]:
+    from holdfast.ensemble.combine import COMBINERS
+
+    return list(_rows(COMBINERS))
 
 
 def _tasks() -> list[dict[str, Any]]:

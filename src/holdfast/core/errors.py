@@ -8,6 +8,7 @@
     ├── RunError                  6   a run folder that is locked, damaged or read-only
     ├── ResourceError             7   too little memory or disk
     ├── TrainingError             8   a loss that is not finite, gradients that vanished
+    ├── RequestRefused           10   an endpoint does not take a request of this form
     └── Interrupted             130   Ctrl-C; what was done is kept
 
 Anything else that reaches the top is a bug and shows its traceback.
@@ -89,6 +90,12 @@ class TrainingError(HoldfastError):
     """Training cannot go on: the loss is not finite, or no gradient reached the parameters."""
 
     exit_code = 8
+
+
+class RequestRefused(HoldfastError):
+    """An endpoint does not take a request of this form: a schema, log-probabilities, several answers."""
+
+    exit_code = 10
 
 
 class Interrupted(HoldfastError):

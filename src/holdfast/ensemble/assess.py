@@ -25,7 +25,7 @@ from holdfast.core.resample import Statistic, estimate, independent
 from holdfast.core.stats import difference_interval, mean_interval
 from holdfast.ensemble.checks import findings
 from holdfast.ensemble.combine import COMBINERS
-from holdfast.ensemble.combine.base import Combiner, Fitted, fit, is_right
+from holdfast.ensemble.combine.base import Combiner, Fitted, Trial, fit, is_right
 from holdfast.ensemble.combine.logit import ConditionalLogit
 from holdfast.ensemble.combine.medoid import Medoid
 from holdfast.ensemble.outputs import Outputs
@@ -146,7 +146,7 @@ class _Assessment:
         methods = self._methods()
         trials = {label: fit(method, self.train, self.settings.seed) for label, method in methods.items()}
         self._tick()
-        learned = max(trials, key=lambda label: round(trials[label].accuracy, 12))
+        learned = max(trials, key=lambda label: _worth(trials[label]))
         rows = list(self._frontier(methods[learned]))
         chosen = self._recommended(rows)
         self._tick()
@@ -244,7 +244,7 @@ class _Assessment:
             "oracle": {"accuracy": rate("any model right", np.asarray(self.test.right.any(axis=1))).as_json()},
         }
 
-    def _method(self, label: str, trial: Any, chosen: bool) -> dict[str, Any]:
+    def _method(self, label: str, trial: Trial, chosen: bool) -> dict[str, Any]:
         right = self._right(trial.fitted)
         self._tick()
         return {
@@ -424,6 +424,11 @@ class _Assessment:
             if len(x) > 2 and x.std() > 0 and y.std() > 0:
                 made.append([size, float(np.corrcoef(x, y)[0, 1]), len(x)])
         return made
+
+
+def _worth(trial: Trial) -> tuple[float, float]:
+    """What a method is chosen by: log-likelihood out of fold, which is less noisy than the accuracy there."""
+    return trial.likelihood if math.isfinite(trial.likelihood) else -math.inf, trial.accuracy
 
 
 def _agreement(outputs: Outputs) -> float | None:

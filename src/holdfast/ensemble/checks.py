@@ -67,7 +67,9 @@ def _of(outputs: Outputs, model: int, rows: np.ndarray, subject: str) -> list[Fi
         outputs.codes[answered, model], outputs.correct[answered].argmax(axis=1), outputs.valid.shape[1]
     )
     n = int(answered.sum())
-    if after - before > max(_GAIN, _SURE * math.sqrt(0.5 / n)):
+    least = max(_GAIN, _SURE * math.sqrt(0.5 / n))
+    # A model that is never right also gains by renaming, but never gets far above chance.
+    if after - max(before, chance) > least:
         text = f"{name}{where}: {before:.1%} right as its labels stand, {after:.1%} renamed: is this the key's order?"
         return [Finding(name, subject, "permuted", before, after, text)]
     _, _, high = mean_interval([right], level=0.999)

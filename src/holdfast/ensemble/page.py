@@ -121,10 +121,12 @@ def _methods(result: Mapping[str, Any]) -> dict[str, Any]:
     scored = any(one["score"] for one in result["methods"])
     rows = []
     for one in result["methods"]:
-        cells = [f"{one['validation']:.1f}%", _shown(one["accuracy"]), _shown(one["gain"], sign=True)]
+        cells: list[Any] = [_plain(one["likelihood"], "none"), f"{one['validation']:.1f}%"]
+        cells += [_shown(one["accuracy"]), _shown(one["gain"], sign=True)]
         cells += [_shown(one["score"])] if scored else []
         rows.append({"name": one["title"], "role": "chosen in training" if one["chosen"] else "", "cells": cells})
-    heads = ["all models, combined by", "cross-validated in training", "on test items", "over the best single, points"]
+    heads = ["all models, combined by", "log-likelihood in training", "right in training"]
+    heads += ["on test items", "over the best single, points"]
     return _grid("Ways to combine all models", heads + (["token F1"] if scored else []), rows)
 
 

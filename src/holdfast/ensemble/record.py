@@ -132,8 +132,10 @@ def record(
     whole = {"version": VERSION, **spec, "settings": resolved(settings), "refit": refit}
     run = store.run(KIND, KIND, whole)
     with run.working(sink) as inner:
-        if run.sealed:
+        if run.sealed and (run.path / "metrics.json").is_file() and (run.path / "report.html").is_file():
             return run, read_json(run.path / "metrics.json")
+        if run.seal_record() is not None:  # damaged since
+            run.reset()
         made = assess(outputs, settings, inner)
         fitted = made.fitted
         if refit:

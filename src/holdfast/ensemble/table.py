@@ -19,7 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from holdfast.core.errors import DataError, UsageError, nearest
 from holdfast.ensemble import answers as read
 from holdfast.ensemble.answers import KINDS, Kind
 from holdfast.ensemble.outputs import Outputs
+
+if TYPE_CHECKING:
+    from holdfast.core.runs import Run
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _KNOWN = {
@@ -70,6 +74,25 @@ class Layout:
     unknown: bool = False
 
 
+@dataclass(frozen=True)
+class Question:
+    """One item to ask.
+
+    Attributes:
+        item: id.
+        prompt: question.
+        options: texts of the options, in order of their letters.
+        gold: right answers, where they are known.
+        subject: subject, where there is one.
+    """
+
+    item: str
+    prompt: str
+    options: tuple[str, ...] = ()
+    gold: tuple[str, ...] = ()
+    subject: str = ""
+
+
 @dataclass
 class Row:
     """One item as it was read."""
@@ -100,6 +123,52 @@ def read_outputs(paths: Sequence[Path], layout: Layout = Layout()) -> Outputs:
     else:
         raise UsageError("give one table, or several run folders", hint="holdfast ensemble pick answers.csv")
     return outputs_of(rows, layout, name)
+
+
+def read_questions(path: Path, columns: Mapping[str, str] = MappingProxyType({})) -> list[Question]:
+    """Questions to ask, from a .csv, .tsv, .jsonl or .parquet table.
+
+    Args:
+        path: the table: item, question (or prompt), and as wanted gold, subject, options (a list, or JSON of one).
+        columns: our name -> the table's name.
+
+    Raises:
+        DataError: the file is missing or malformed, has no question, or an item stands there twice.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file", hint=f"give a {', '.join(SUFFIXES)} file")
+    records = list(_json_lines(path)) if path.suffix in (".jsonl", ".ndjson") else _polars(path).to_dicts()
+    there = list(dict.fromkeys(key for record in records for key in record))
+    layout = Layout(columns)
+    named = {ours: _column(there, ours, layout, path) for ours in _KNOWN}
+    if named["question"] is None:
+        raise DataError(f"{path}: no column 'question'; columns: {_shown(there)}", hint="--columns.question COLUMN")
+    made: list[Question] = []
+    for place, record in enumerate(records, 1):
+        prompt = record.get(str(named["question"]))
+        if prompt in (None, ""):
+            raise DataError(f"{path}: row {place} has no question", hint="each row needs one")
+        item = str(record.get(named["item"] or "", "") or place)
+        gold = _listed(record.get(named["gold"] or ""))
+        options = _option_list(record.get(named["options"] or ""), path, place)
+        made.append(Question(item, str(prompt), options, gold, str(record.get(named["subject"] or "") or "")))
+    twice = [item for item, n in Counter(one.item for one in made).items() if n > 1]
+    if twice:
+        raise DataError(f"{path}: item {twice[0]!r} stands there twice", hint="each item has an id of its own")
+    return made
+
+
+def _option_list(value: Any, path: Path, place: int) -> tuple[str, ...]:
+    if isinstance(value, str) and value.strip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise DataError(f"{path}: row {place}: options are no JSON list", hint='["first", "second"]') from error
+    if value in (None, ""):
+        return ()
+    if not isinstance(value, list):
+        raise DataError(f"{path}: row {place}: options are no list", hint='["first", "second"]')
+    return tuple(str(one) for one in value)
 
 
 # --- files -------------------------------------------------------------------------------------------
@@ -279,6 +348,9 @@ def _from_runs(paths: Sequence[Path]) -> list[Row]:
     from holdfast.core.runs import open_run
     from holdfast.models.ask import samples_of
 
+    rated = _from_ratings(open_run(paths[0])) if len(paths) == 1 else None
+    if rated is not None:
+        return rated
     rows: dict[str, Row] = {}
     for path in paths:
         run = open_run(path)
@@ -292,6 +364,29 @@ def _from_runs(paths: Sequence[Path]) -> list[Row]:
                 )
             row.answers.setdefault(run.name, []).append(sample.text)
     return list(rows.values())
+
+
+def _from_ratings(run: Run) -> list[Row] | None:
+    """The judges of a run that people rated as well, as models; None where they did not."""
+    from holdfast.raters.judging import ratings_of
+    from holdfast.raters.people import PEOPLE, who
+
+    files = ratings_of(run)
+    scales = [file.scale.name for file in files if file.judge["name"] == PEOPLE]
+    if not scales:
+        return None
+    records = [
+        {
+            "item": rating.item_id,
+            "rater": who(file)[0],
+            "kind": who(file)[1],
+            "label": "" if rating.value is None else f"{rating.value:g}",
+        }
+        for file in files
+        if file.scale.name == scales[0]
+        for rating in file.ratings
+    ]
+    return _rated(records, "item", run.path)
 
 
 # --- from rows to arrays -----------------------------------------------------------------------------

@@ -74,6 +74,7 @@ JUDGES = Table(
         "endpoint": Entry(
             "holdfast.raters.endpoint:EndpointJudge", "an LLM behind a chat endpoint, with a rubric file"
         ),
+        "panel": Entry("holdfast.raters.panel:PanelJudge", "several judges, combined by vote or mean"),
         "classifier": Entry("holdfast.raters.classifier:ClassifierJudge", "a local HF sequence classifier folder"),
     },
 )

@@ -1,34 +1,28 @@
 """An LLM behind a chat endpoint that speaks the OpenAI protocol, as a judge with a rubric.
 
-Hosted models, vLLM, llama.cpp, Ollama and others speak it. Requests run several at a time within a rate limit; what is
-busy or broken for a moment is asked again (the client waits as long as the server's Retry-After says); each answer is
-kept on disk, so a killed judging goes on where it stopped and pays nothing twice. An answer that is no label is null
-with the reason: never dropped, never replaced by a guess. The API key comes from an environment variable and goes into
-no file and no message.
+Requests run several at a time, through :mod:`holdfast.models.chat`, which keeps each answer on disk: a killed judging
+goes on where it stopped and pays nothing twice. An answer that is no label is null with the reason: never dropped,
+never replaced by a guess.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from holdfast.core.errors import MissingExtra, ModelError, ResourceError, UsageError
-from holdfast.core.files import write_json
-from holdfast.core.keys import file_digest, key_of
+from holdfast.core.errors import RequestRefused, UsageError
+from holdfast.core.keys import file_digest
 from holdfast.core.knobs import knob
 from holdfast.core.records import Rating, Sample, Scale
+from holdfast.models.chat import Chat, Endpoint, Question, Reply, short
 from holdfast.raters.rubric import Rubric, read_rubric
 
 _OBJECT = re.compile(r"\{[^{}]*\}")
-_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -85,7 +79,7 @@ class EndpointJudge:
         if not samples:
             return []
         asked = _Asking(self, self._rubric())
-        with asked.client, ThreadPoolExecutor(self.concurrency) as pool:
+        with asked.chat, ThreadPoolExecutor(self.concurrency) as pool:
             first = asked.rate(samples[0])  # alone: what is wrong with address, key or model shows here, once
             rest = [pool.submit(asked.rate, sample) for sample in samples[1:]]
             try:
@@ -96,124 +90,43 @@ class EndpointJudge:
 
 
 class _Asking:
-    """One judging under way: client, pace, and whether the server takes a schema."""
+    """One judging under way: the client, and whether the server takes a schema."""
 
     def __init__(self, judge: EndpointJudge, rubric: Rubric) -> None:
-        try:
-            import openai
-        except ModuleNotFoundError as error:
-            raise MissingExtra("llm", "openai") from error
-        self.openai: Any = openai
         self.judge, self.rubric = judge, rubric
         self.structured = judge.structured
-        self.client = openai.OpenAI(
-            base_url=judge.url,
-            api_key=os.environ.get(judge.key) or "none",
-            timeout=judge.timeout,
-            max_retries=judge.retries,
-        )
-        self.pace = _Pace(judge.per_minute)
+        endpoint = Endpoint(judge.url, judge.model, judge.key, judge.timeout, judge.retries, judge.per_minute)
+        self.chat = Chat(endpoint, Path(judge.cache) if judge.cache else None)
 
     def rate(self, sample: Sample) -> Rating:
-        question = self.rubric.question(sample)
-        answer = self._kept(question)
-        return self._rating(sample.item.id, answer["text"], answer["finish"])
+        reply = self._ask(self.rubric.question(sample))
+        return self._rating(sample.item.id, reply.text, reply.finish)
 
     def _rating(self, item: str, text: str, finish: str) -> Rating:
         if finish == "refusal":
-            return Rating(item, None, f"the judge refused: {_short(text)}")
+            return Rating(item, None, f"the judge refused: {short(text)}")
         says = _label_in(text)
         value = self.rubric.value_of(says if says is not None else text)
         if value is not None:
             return Rating(item, value)
         cut = "cut at the length limit: " if finish == "length" else ""
-        return Rating(item, None, f"invalid answer of the judge: {cut}{_short(text)}")
+        return Rating(item, None, f"invalid answer of the judge: {cut}{short(text)}")
 
-    def _kept(self, question: str) -> dict[str, str]:
-        judge = self.judge
-        if not judge.cache:
-            return self._ask(question)
-        asked = {
-            "url": judge.url, "model": judge.model, "system": self.rubric.system, "question": question,
-            "schema": self.rubric.schema() if judge.structured else None, "temperature": judge.temperature,
-            "seed": judge.seed, "run": judge.run, "max_tokens": judge.max_tokens,
-        }  # fmt: skip
-        path = Path(judge.cache).expanduser() / f"{key_of(asked)}.json"
-        if path.exists():
-            try:
-                found: dict[str, str] = json.loads(path.read_text("utf-8"))
-                return {"text": found["text"], "finish": found["finish"]}
-            except (ValueError, KeyError):
-                path.unlink(missing_ok=True)
-        answer = self._ask(question)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, answer)
-        return answer
-
-    def _ask(self, question: str) -> dict[str, str]:
-        messages: Any = [{"role": "system", "content": self.rubric.system}] if self.rubric.system else []
-        messages.append({"role": "user", "content": question})
+    def _ask(self, question: str) -> Reply:
         judge, tried = self.judge, self.structured
-        more: dict[str, Any] = {}
-        if tried:
-            schema = {"name": "rating", "strict": True, "schema": self.rubric.schema()}
-            more["response_format"] = {"type": "json_schema", "json_schema": schema}
-        self.pace.wait()
+        system = ({"role": "system", "content": self.rubric.system},) if self.rubric.system else ()
+        schema = {"name": "rating", "strict": True, "schema": self.rubric.schema()} if tried else None
+        asked = Question(
+            (*system, {"role": "user", "content": question}), judge.temperature, seed=judge.seed,
+            max_tokens=judge.max_tokens, run=judge.run, schema=schema,
+        )  # fmt: skip
         try:
-            made = self.client.chat.completions.create(
-                model=judge.model, messages=messages, temperature=judge.temperature, seed=judge.seed,
-                max_tokens=judge.max_tokens, **more,
-            )  # fmt: skip
-        except (self.openai.BadRequestError, self.openai.UnprocessableEntityError) as error:
-            if tried:  # some servers know no schema
-                self.structured = False
-                return self._ask(question)
-            raise ModelError(
-                f"{judge.url} refused the request: {_short(str(error))}", hint="check --knob.model"
-            ) from None
-        except self.openai.OpenAIError as error:
-            raise self._said(error) from None
-        if not made.choices:
-            return {"text": "", "finish": "stop"}
-        choice = made.choices[0]
-        if choice.message.refusal or choice.finish_reason == "content_filter":
-            return {"text": choice.message.refusal or "content filter", "finish": "refusal"}
-        return {"text": choice.message.content or "", "finish": str(choice.finish_reason)}
-
-    def _said(self, error: Exception) -> Exception:
-        """An error of ours for one of the client's; it never holds the key."""
-        judge, module = self.judge, self.openai
-        if isinstance(error, module.AuthenticationError | module.PermissionDeniedError):
-            hint = f"put the key into the environment variable {judge.key}, or name another with --knob.key"
-            return ModelError(f"{judge.url} does not accept the API key", hint=hint)
-        if isinstance(error, module.NotFoundError):
-            hint = "is the address right up to /v1, and the model loaded?"
-            return ModelError(f"{judge.url} does not know the model {judge.model!r}", hint=hint)
-        if isinstance(error, module.APITimeoutError):
-            return ModelError(f"{judge.url} gave no answer in {judge.timeout:g} s", hint="--knob.timeout 600")
-        if isinstance(error, module.APIConnectionError):
-            return ModelError(f"{judge.url} cannot be reached", hint="is the server running, and the address right?")
-        if isinstance(error, module.RateLimitError):
-            hint = "the same command goes on; --knob.per_minute 20 and --knob.concurrency 1 ask more slowly"
-            return ResourceError(f"{judge.url} stayed busy after {judge.retries} retries", hint=hint)
-        return ModelError(f"{judge.url}: {_short(str(error))}", hint="the same command goes on where it stopped")
-
-
-class _Pace:
-    """At most so many starts a minute, evenly spread."""
-
-    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.gap = 60 / per_minute if per_minute else 0.0
-        self.clock, self.next, self.lock = clock, 0.0, threading.Lock()
-
-    def wait(self) -> None:
-        if not self.gap:
-            return
-        with self.lock:
-            now = self.clock()
-            start = max(now, self.next)
-            self.next = start + self.gap
-        time.sleep(max(0.0, start - now))
+            return self.chat.ask(asked)
+        except RequestRefused:
+            if not tried:
+                raise
+            self.structured = False  # some servers know no schema
+            return self._ask(question)
 
 
 def _label_in(text: str) -> object | None:
@@ -226,8 +139,3 @@ def _label_in(text: str) -> object | None:
         if isinstance(value, dict) and "label" in value:
             return value["label"]  # type: ignore[no-any-return]
     return None
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return repr(line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…")

@@ -13,6 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from holdfast.core.files import write_json, write_text
 from holdfast.core.keys import file_digest, key_of
 from holdfast.core.records import Rating, Sample, Scale
 from holdfast.core.runs import Run
-from holdfast.raters.judging import ratings_of
+from holdfast.raters.judging import RatingsFile, ratings_of
 
 PEOPLE = "people"
 _COLUMNS = ("item", "rater", "value")
@@ -117,6 +118,17 @@ def people_values(run: Run, scale: str, group: str) -> dict[str, float]:
                 if rating.value is not None:
                     each[rating.item_id].append(rating.value)
     return {item: float(np.mean(values)) for item, values in each.items()}
+
+
+def who(file: RatingsFile) -> tuple[str, str, str]:
+    """Rater, kind and number of the run; knobs tell apart two judges of one kind."""
+    judge = file.judge
+    if judge["name"] == PEOPLE:
+        return str(judge["rater"]), "human", "1"
+    knobs: dict[str, Any] = judge.get("knobs", {})
+    name = str(judge["name"])
+    more = [str(knobs[key]) for key in ("model", "path", "phrases") if knobs.get(key)]
+    return " ".join([name, *more]), "judge", str(knobs.get("run", 1))
 
 
 def _cell(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from holdfast.report import standalone
 from holdfast.report.charts import specification, svg
 
 INK, QUIET, GRID, PEOPLE, JUDGE, PALE = "#1F2933", "#52606D", "#E4E7EB", "#0B5394", "#C05600", "#9AA5B1"
+_GRADIENT = re.compile(r"gradient_\d+")
 FONT = "Helvetica Neue, Helvetica, Arial, sans-serif"
 
 
@@ -39,10 +41,16 @@ def figure(name: str, chart: Any, title: str, text: str) -> dict[str, Any]:
     """A chart for a page: the still picture, and the specification that makes it interactive."""
     spec = specification(chart)
     return {
-        "id": name, "title": title, "text": text, "alt": title, "svg": Markup(svg(spec)),
+        "id": name, "title": title, "text": text, "alt": title, "svg": Markup(_own_ids(svg(spec), name)),
         # Without the schema's address, and with the field that the page's script looks into.
         "specification": standalone.embeddable({"datasets": {}} | standalone.without_schema(spec)),
     }  # fmt: skip
+
+
+def _own_ids(text: str, name: str) -> str:
+    """Gradients named after their figure: the renderer numbers them, and a page has one name space."""
+    numbers = list(dict.fromkeys(_GRADIENT.findall(text)))
+    return _GRADIENT.sub(lambda found: f"{name}-gradient-{numbers.index(found[0])}", text)
 
 
 def look(margin: int) -> dict[str, Any]:

@@ -57,6 +57,8 @@ class ToplaWeighted:
         check, train = order[:held], order[held:]
         net = _network((x.shape[1] * x.shape[2], self.hidden, self.hidden, x.shape[2]), generator)
         moments = [(np.zeros_like(w), np.zeros_like(w)) for w in net]
+        if not len(train):  # nothing is ever right, or one item: there is nothing to learn
+            return {f"layer_{place}": w for place, w in enumerate(net)}
         best, kept, waited, step = np.inf, [w.copy() for w in net], 0, 0
         for _ in range(self.epochs):
             for part in _batches(generator.permutation(train), self.batch):
