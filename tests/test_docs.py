@@ -146,12 +146,16 @@ def has_heading(page: Path, name: str) -> bool:
 
 def methods() -> dict[str, type]:
     """Name -> class, over the tables of methods; a name that two stages share has one page."""
-    from holdfast.ensemble.combine import COMBINERS
+    from holdfast.ensemble.combine import COMBINERS, FUSERS
     from holdfast.finetune.alignment import ALIGNMENT
     from holdfast.finetune.finetuning import FINETUNING
     from holdfast.finetune.post_finetuning import POST_FINETUNING
 
-    return {name: table.load(name) for table in (COMBINERS, POST_FINETUNING, FINETUNING, ALIGNMENT) for name in table}
+    return {
+        name: table.load(name)
+        for table in (COMBINERS, FUSERS, POST_FINETUNING, FINETUNING, ALIGNMENT)
+        for name in table
+    }
 
 
 def commands() -> list[str]:

@@ -28,7 +28,10 @@ from holdfast.core.diversity import (
     q_statistics,
     team_sizes,
 )
+from holdfast.ensemble.combine.base import fit, is_right
+from holdfast.ensemble.combine.votes import Plurality, majority
 from holdfast.ensemble.prune import Fitness
+from holdfast.ensemble.table import Layout, Row, outputs_of
 
 GOLD = np.array([0, 1, 2, 0, 1, 2])
 A, B, C = [0, 1, 2, 0, 2, 0], [0, 1, 0, 0, 0, 2], [1, 1, 2, 0, 1, 0]
@@ -118,6 +121,28 @@ def test_first_example_fitness(objective: Fitness, wanted: list[float]) -> None:
     for team, right, number in zip(teams, accuracy, wanted, strict=True):
         parts = [np.array([x]) for x in (focal_diversity(counts, team), right, len(team) / 3, 0.0)]
         close(float(objective.of(*parts)[0]), number)
+
+
+@pytest.mark.parametrize(
+    ("team", "answers", "accuracy"),
+    [("ABC", [0, 1, 2, 0, 0, 0], 4 / 6), ("AB", None, 0.5), ("AC", [0, 1, 2, 0, 1, 0], 5 / 6), ("BC", None, 0.5)],
+)
+def test_first_example_votes_with_the_papers_ties(team: str, answers: list[int] | None, accuracy: float) -> None:
+    rows = [
+        Row(
+            str(item),
+            (str(gold),),
+            answers={name: [str(votes[item])] for name, votes in (("A", A), ("B", B), ("C", C)) if name in team},
+        )
+        for item, gold in enumerate(GOLD.tolist())
+    ]
+    outputs = outputs_of(rows, Layout(kind="choice", labels=("0", "1", "2")))
+    found = fit(Plurality(ties="label"), outputs, 0, folds=0).fitted.answers(outputs)
+    if answers is not None:
+        assert found.tolist() == answers
+    close(float(is_right(found, outputs).mean()), accuracy)
+    if team == "ABC":
+        assert majority(outputs).tolist() == [0, 1, 2, 0, -1, 0]
 
 
 def test_second_example() -> None:

@@ -14,6 +14,7 @@ from holdfast.cli.common import Common, emit, this_command
 from holdfast.core.errors import UsageError
 from holdfast.core.keys import file_digest, key_of
 from holdfast.core.knobs import check, knob
+from holdfast.ensemble.summary import ToplaSummary
 
 Flat = Parameter(name="*")
 
@@ -142,6 +143,42 @@ def diversity(
         "\n".join(lines),
         then="holdfast ensemble pick TABLE",
     )
+    return 0
+
+
+@ensemble.command
+def summarise(
+    table: Path,
+    *,
+    method: Annotated[ToplaSummary, Flat] = ToplaSummary(),
+    test: float = 0.3,
+    columns: dict[str, str] | None = None,
+    common: Annotated[Common, Flat] = Common(),
+) -> int:
+    """TOPLA-Summary: train a model that reads question and candidates and writes the answer; measured by generation.
+
+    Args:
+        table: JSON Lines with item, question, references, answers.
+        test: share of the items kept to measure on.
+        columns: renames, e.g. --columns.question text.
+    """
+    check(method, "summarise")
+    from holdfast.ensemble.table import Layout, read_rows
+    from holdfast.ensemble.terminal import number
+    from holdfast.ensemble.written import measure
+
+    rows = read_rows(table, Layout(columns or {}))
+    spec = {"content": file_digest(table), "columns": columns or {}}
+    with common.sink() as sink:
+        run, result = measure(rows, method, spec, common.store, test=test, sink=sink)
+    items = result["items"]
+    lines = [f"trained on {items['train']:,} items; answers generated for {items['test']:,} others", ""]
+    lines.append(f"{'':34} {'token F1':22} {'exact match':22} TOPLA-Summary is above it by (F1)")
+    for name, one in result["texts"].items():
+        over = result["gains"].get(name)
+        cells = f"{number(one['token F1']):22} {number(one['exact match']):22}"
+        lines.append(f"{name[:34]:34} {cells} {number(over['token F1'], sign=True) if over else ''}".rstrip())
+    emit(common, result, "\n".join(lines), run=run.path, then=f"holdfast show {run.path}")
     return 0
 
 

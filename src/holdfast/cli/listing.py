@@ -62,9 +62,9 @@ def _judges() -> list[dict[str, Any]]:
 
 
 def _combiners() -> list[dict[str, Any]]:
-    from holdfast.ensemble.combine import COMBINERS
+    from holdfast.ensemble.combine import COMBINERS, FUSERS
 
-    return list(_rows(COMBINERS))
+    return [*_rows(COMBINERS), *_rows(FUSERS)]
 
 
 def _tasks() -> list[dict[str, Any]]:

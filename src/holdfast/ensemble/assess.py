@@ -9,6 +9,7 @@ single model at equal cost (several samples of it), or the reason why that is no
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from holdfast.core.knobs import knob, resolved
 from holdfast.core.records import Metric
 from holdfast.core.resample import Statistic, estimate, independent
 from holdfast.core.stats import difference_interval, mean_interval
+from holdfast.ensemble.answers import counts_f1, normal
 from holdfast.ensemble.checks import findings
 from holdfast.ensemble.combine import COMBINERS
 from holdfast.ensemble.combine.base import Combiner, Fitted, Trial, fit, is_right
@@ -37,6 +39,7 @@ RESAMPLES = 4000
 _FEWEST = 20
 _SHOWN_TEAMS = 1500
 _TOP = 8
+_SOME = 500
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ class _Assessment:
             "calibration": _calibration(chosen["trial"].fitted, self.test),
             "diversity": self._diversity(chosen["team"]),
             "map": self._map(),
-            "notes": list(self.whole.notes),
+            "notes": [*self.whole.notes, *self._searched()],
         }
         return Assessed(_plain(result), chosen["trial"].fitted)
 
@@ -211,6 +214,14 @@ class _Assessment:
         return Metric(
             "score", 100 * value, 100 * low, 100 * high, len(score), "%", "higher", method="normal, Wilson-shaped"
         )
+
+    def _searched(self) -> Iterator[str]:
+        """What a reader should know where not all teams were looked at."""
+        if not self.pool.exhaustive:
+            yield (
+                f"{self.train.n_models} models: all teams can be looked at up to {diversity.MOST_EXHAUSTIVE}; here "
+                f"teams of up to {_TOP} were found by search, and the weight of diversity was not tuned"
+            )
 
     def _models(self) -> list[dict[str, Any]]:
         test, cost = self.test, self.whole.cost
@@ -434,11 +445,23 @@ def _worth(trial: Trial) -> tuple[float, float]:
 def _agreement(outputs: Outputs) -> float | None:
     """Diversity that needs no right answers: 1 - mean agreement of two models' answers over items."""
     codes = outputs.codes
-    if outputs.n_models < 2 or outputs.kind == "long":
+    if outputs.n_models < 2:
         return None
+    if outputs.kind in ("short", "long"):
+        return _text_diversity(outputs)
     same = (codes[:, :, None] == codes[:, None, :]) & (codes >= 0)[:, :, None]
     off = ~np.eye(outputs.n_models, dtype=bool)
     return float(1 - same[:, off].mean())
+
+
+def _text_diversity(outputs: Outputs) -> float:
+    """1 - mean token F1 of two models' answers, over at most 500 items."""
+    apart = []
+    for item in range(0, outputs.n_items, max(1, outputs.n_items // _SOME)):
+        names = outputs.candidates[item]
+        bags = [Counter(normal(names[code]).split()) if code >= 0 else Counter[str]() for code in outputs.codes[item]]
+        apart.append(np.mean([1 - counts_f1(bags[i], bags[j]) for i in range(len(bags)) for j in range(i)]))
+    return float(np.mean(apart))
 
 
 def _calibration(fitted: Fitted, test: Outputs) -> dict[str, Any]:

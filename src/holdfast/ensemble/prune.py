@@ -101,6 +101,7 @@ class Pool:
         self.order = tuple(int(n) for n in np.argsort(outputs.accuracy, kind="stable"))
         self.outputs, self.seed = outputs.of(self.order), seed
         self.fold = fold_of(outputs.n_items, FOLDS, seed)
+        self._known: dict[tuple[int, ...], tuple[float, float]] = {}
 
     @property
     def n_models(self) -> int:
@@ -128,6 +129,12 @@ class Pool:
         """Items that each team's plurality gets right, shape (folds, 2^n_models)."""
         codes, correct = self.outputs.codes, self.outputs.correct
         return np.stack([right_counts_of_teams(codes[self.fold == k], correct[self.fold == k]) for k in range(FOLDS)])
+
+    @cached_property
+    def _ballots(self) -> Floats:
+        """One vote a model, shape (n_items, n_models, n_candidates)."""
+        codes = self.outputs.codes
+        return np.asarray((codes[:, :, None] == np.arange(self.outputs.correct.shape[1])).astype(np.float64))
 
     @cached_property
     def diversities(self) -> Floats:
@@ -164,19 +171,24 @@ class Pool:
     def team(self, chosen: Iterable[int], objective: Fitness) -> Team:
         """A team of pool places (worst first), scored on its own."""
         models = tuple(sorted(chosen, reverse=True))
-        diversity = focal_diversity(self.counts, models)
-        accuracy = self._plurality(models)
+        diversity, accuracy = self._scored(models)
         cost = self.outputs.cost
         money = float(cost[list(models)].sum() / cost.sum()) if cost is not None and cost.sum() else 0.0
         parts = [np.array([x]) for x in (diversity, accuracy, len(models) / self.n_models, money)]
         fitness = float(objective.of(*parts)[0])
         return Team(tuple(self.order[n] for n in models), fitness, diversity, accuracy)
 
+    def _scored(self, models: tuple[int, ...]) -> tuple[float, float]:
+        """Diversity and accuracy of a team; searches come back to the same teams."""
+        if models not in self._known:
+            self._known[models] = focal_diversity(self.counts, models), self._plurality(models)
+        return self._known[models]
+
     def _plurality(self, models: Sequence[int]) -> float:
         """Plurality accuracy of one team; ties to the best member."""
-        codes = self.outputs.codes[:, sorted(models)]
-        votes = (codes[:, :, None] == np.arange(self.outputs.correct.shape[1])).astype(np.int64)
-        score = (votes * ((1 << len(models)) + (1 << np.arange(len(models))))[None, :, None]).sum(axis=1)
+        ordered = sorted(models)
+        worth = ((1 << len(ordered)) + (1 << np.arange(len(ordered)))).astype(np.float64)
+        score = np.tensordot(self._ballots[:, ordered], worth, axes=(1, 0))
         chosen = score.argmax(axis=1)
         right = np.take_along_axis(self.outputs.correct, chosen[:, None], axis=1)[:, 0]
         return float((right & (score.max(axis=1) > 0)).mean())

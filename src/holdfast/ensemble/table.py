@@ -106,6 +106,12 @@ class Row:
     probs: dict[str, dict[str, float]] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
+    question: str = ""
+
+
+def read_rows(path: Path, layout: Layout = Layout()) -> list[Row]:
+    """The items of a table as they stand there; see :func:`read_outputs`."""
+    return _from_file(path, layout)
 
 
 def read_outputs(paths: Sequence[Path], layout: Layout = Layout()) -> Outputs:
@@ -232,6 +238,7 @@ def _nested(record: Mapping[str, Any], path: Path, place: int) -> Row:
         item=str(item),
         gold=_listed(_first(record, "gold")),
         subject=str(_first(record, "subject") or ""),
+        question=str(_first(record, "question") or ""),
         options=options,
         n_options=_whole(record.get("n_options"), path, place) or len(options),
         answers={str(model): _answer_list(given) for model, given in answered.items()},
@@ -339,6 +346,7 @@ def _row(record: Mapping[str, Any], named: Mapping[str, str | None], path: Path,
         item=str(value("item")),
         gold=_listed(value("gold")),
         subject=str(value("subject") or ""),
+        question=str(value("question") or ""),
         options=listed,
         n_options=_whole(value("n_options"), path, place) or len(listed),
     )

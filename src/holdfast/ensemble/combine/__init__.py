@@ -21,3 +21,14 @@ COMBINERS = Table(
     },
 )
 """Name -> class. Third parties add theirs through the entry-point group ``holdfast.combiners``."""
+
+FUSERS = Table(
+    "fusing method",
+    "holdfast.fusers",
+    {
+        "topla-summary": Entry(
+            "holdfast.ensemble.summary:ToplaSummary", "a model that reads all candidates and writes the answer"
+        )
+    },
+)
+"""Methods that write an answer of their own instead of choosing one; group ``holdfast.fusers``."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from holdfast.core.knobs import knob
 from holdfast.ensemble.combine.base import Arrays
 from holdfast.ensemble.outputs import Floats, Outputs
 
+_LABEL = 1e-4  # of a vote, which no difference of votes is smaller than
 _SMOOTH = 1.0  # successes and failures added to each model, so that no weight is infinite
 
 
@@ -42,14 +45,24 @@ class BestSingle:
         return weighted(learned, outputs)
 
 
+def majority(outputs: Outputs) -> NDArray[np.int64]:
+    """The candidate that more than half of the models vote for, shape (n_items,); -1 where there is none."""
+    votes = ballots(outputs).sum(axis=1)
+    return np.where(votes.max(axis=1) > outputs.n_models / 2, votes.argmax(axis=1), -1)
+
+
 @dataclass(frozen=True)
 class Plurality:
-    """One vote a model."""
+    """One vote a model. Ties go to the best model, or, as in the authors' code, to the smallest label."""
 
     name: ClassVar[str] = "plurality"
     version: ClassVar[int] = 1
     title: ClassVar[str] = "plurality vote"
     learns: ClassVar[bool] = False
+
+    ties: Literal["best", "label"] = knob(
+        "best", "to the best model, or to the smallest label", source="authors' code: label"
+    )
 
     def fit(self, outputs: Outputs, generator: np.random.Generator) -> Arrays:
         """Equal weights."""
@@ -57,7 +70,8 @@ class Plurality:
 
     def scores(self, learned: Arrays, outputs: Outputs) -> Floats:
         """See :class:`holdfast.ensemble.combine.base.Combiner`."""
-        return weighted(learned, outputs)
+        votes = weighted(learned, outputs)
+        return votes if self.ties == "best" else votes - _LABEL * np.arange(votes.shape[1])
 
 
 @dataclass(frozen=True)
