@@ -155,6 +155,22 @@ def check_agree(python: Path, place: Path) -> None:
     say("holdfast agree gives a verdict, a page and charts without any extra")
 
 
+def check_ensemble(python: Path, place: Path) -> None:
+    """``holdfast ensemble pick`` needs no extra either: a team, a page, and an ensemble that answers."""
+    rows = [
+        f"{i},{'ABCD'[i % 4]},{'ABCD'[(i + (i % 3 == 0)) % 4]},{'ABCD'[(i + (i % 5 == 0)) % 4]}" for i in range(200)
+    ]
+    (place / "answers.csv").write_text("\n".join(["item,gold,one,two", *rows]) + "\n")
+    command = [str(python.parent / "holdfast"), "ensemble"]
+    done = run([*command, "pick", "answers.csv", "--size", "2"], place)
+    require(done.returncode == 0, f"holdfast ensemble pick ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    (made,) = (place / "runs").glob("ensemble-*")
+    require((made / "report.html").exists(), "holdfast ensemble pick wrote no page")
+    done = run([*command, "answer", str(made), "answers.csv"], place)
+    require(done.returncode == 0 and done.stdout.count('"answer": ') == 200, f"no answers:\n{done.stdout}{done.stderr}")
+    say("holdfast ensemble picks, fits and answers without any extra")
+
+
 def main() -> None:
     """All checks, in order."""
     with tempfile.TemporaryDirectory(prefix="holdfast-base-") as folder:
@@ -166,6 +182,7 @@ def main() -> None:
         check_speed(python, place)
         check_missing_extra(python, place)
         check_agree(python, place)
+        check_ensemble(python, place)
 
 
 if __name__ == "__main__":

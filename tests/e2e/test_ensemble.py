@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import subprocess
@@ -136,6 +137,10 @@ def test_a_stock_client_gets_answers_while_a_member_is_killed(picked: tuple[Path
         assert "no member answered" in str(caught.value)
         with pytest.raises(openai.NotFoundError):
             client.chat.completions.create(model="another", messages=[{"role": "user", "content": "x = A"}])
+        line = http.client.HTTPConnection(said["url"].split("/")[2])
+        line.request("POST", "/v1/chat/completions", headers={"Content-Length": "9000000"})
+        assert line.getresponse().status == 413, "before the body is read"
+        line.close()
         with pytest.raises(openai.BadRequestError):
             client.chat.completions.create(model=said["model"], messages=[])
     finally:

@@ -123,7 +123,7 @@ def test_items_that_not_all_were_asked_are_left_out() -> None:
     made = assess(replace(outputs, asked=asked)).result
     assert made["items"]["unused"] == 30
     assert made["items"]["train"] + made["items"]["test"] == 70
-    with pytest.raises(DataError, match="were asked of all 2 models"):
+    with pytest.raises(DataError, match="asked of all 2 models: 0"):
         assess(replace(outputs, asked=np.zeros_like(asked)))
     with pytest.raises(DataError, match="no team of 3 models"):
         assess(outputs, Settings(size=3))

@@ -164,6 +164,7 @@ def test_ratings_make_judges_models(tmp_path: Path) -> None:
         ("item,model,answer,gold\n1,a,A,A\n1,b,B,B\n", {}, "two right answers"),
         ("item,rater,kind,label\n1,j,judge,1\n", {}, "no person among the raters"),
         ("item,gold\n1,A\n", {}, "no model"),
+        ("item,gold,a,a\n1,A,A,B\n", {}, "two columns are called 'a'"),
         ("item,a\n1,A\n", {}, "no item has a right answer"),
     ],
 )

@@ -115,4 +115,7 @@ def _next(run: Run) -> str:
     return {
         "ask": f"holdfast judge {run.path} --judge {usual_judge(groups[0])}",
         "bench": f"holdfast report {run.path}",
+        "ensemble": f"holdfast ensemble answer {run.path} NEW_TABLE",
+        "ensemble-summary": "holdfast ensemble summarise TABLE",
+        "agree": "holdfast agree TABLE",
     }.get(run.kind, f"holdfast ask --model {run.path} --items FILE")

@@ -40,6 +40,10 @@ _FEWEST = 20
 _SHOWN_TEAMS = 1500
 _TOP = 8
 _SOME = 500
+_TITLES = {
+    "plain medoid": "medoid, all models alike",
+    "conditional-logit, no subjects": "conditional logit, no subjects",
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def assess(outputs: Outputs, settings: Settings = Settings(), sink: Sink = ignor
     usable = outputs.known & outputs.asked.all(axis=1)
     if usable.sum() < _FEWEST:
         raise DataError(
-            f"{int(usable.sum())} items have a right answer and were asked of all {outputs.n_models} models",
+            f"items with a right answer that were asked of all {outputs.n_models} models: {int(usable.sum())}",
             hint=f"at least {_FEWEST} are needed; leave out a model that was asked little: --models A,B,C",
         )
     whole = outputs.take(usable)
@@ -260,9 +264,7 @@ class _Assessment:
         self._tick()
         return {
             "name": label,
-            "title": trial.fitted.method.title
-            + (", no subjects" if "no subjects" in label else "")
-            + (", unweighted" if "plain" in label else ""),
+            "title": _TITLES.get(label, trial.fitted.method.title),
             "validation": 100 * trial.accuracy,
             "likelihood": trial.likelihood,
             "accuracy": rate(label, right).as_json(),

@@ -19,6 +19,7 @@ from holdfast.ensemble.table import Row
 
 _FAILURES = 3  # in a row, after which a member is left alone for a while
 _PAUSE = 30.0  # seconds
+_AT_ONCE = 8  # items under way
 _GRACE = 0.5  # seconds in which a member's own time-out tells what was wrong
 
 
@@ -141,20 +142,20 @@ class EnsembleModel:
         Raises:
             ModelError: no member answered an item.
         """
-        made = []
-        for item in items:
-            text = f"{item.prompt}\n{item.input}" if item.input else item.prompt
-            system = [{"role": "system", "content": item.system}] if item.system else []
-            found = self.say([*system, {"role": "user", "content": text}])
-            if found.text is None:
-                reasons = "; ".join(f"{name}: {one.error or 'no readable answer'}" for name, one in found.given.items())
-                raise ModelError(
-                    f"no member answered item {item.id!r} ({reasons})",
-                    hint="start the members, then run the same command",
-                )
-            tokens = sum(one.tokens[1] for one in found.given.values())
-            made.append(Sample(item, found.text, tokens, "stop"))
-        return made
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(self._sample, items))
+
+    def _sample(self, item: Item) -> Sample:
+        text = f"{item.prompt}\n{item.input}" if item.input else item.prompt
+        system = [{"role": "system", "content": item.system}] if item.system else []
+        found = self.say([*system, {"role": "user", "content": text}])
+        if found.text is None:
+            reasons = "; ".join(f"{name}: {one.error or 'no readable answer'}" for name, one in found.given.items())
+            raise ModelError(
+                f"no member answered item {item.id!r} ({reasons})", hint="start the members, then run the same command"
+            )
+        tokens = sum(one.tokens[1] for one in found.given.values())
+        return Sample(item, found.text, tokens, "stop")
 
 
 def details(found: Combined) -> dict[str, Any]:

@@ -20,10 +20,13 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware.base import RequestResponseEndpoint
+from starlette.responses import Response
 
 from holdfast.ensemble.model import Combined, EnsembleModel, details
 
 _MOST_TEXT = 1_000_000  # characters of a request
+_MOST_BYTES = 8_000_000
 
 
 class Part(BaseModel):
@@ -72,6 +75,13 @@ def application(model: EnsembleModel, name: str, key: str = "") -> FastAPI:
     def allowed(authorization: Annotated[str, Header()] = "") -> None:
         if key and not secrets.compare_digest(authorization.encode(), f"Bearer {key}".encode()):
             raise HTTPException(401, "wrong or missing API key")
+
+    @app.middleware("http")
+    async def _small(request: Request, go_on: RequestResponseEndpoint) -> Response:
+        length = request.headers.get("content-length", "0")
+        if request.method == "POST" and not (length.isdigit() and 0 < int(length) <= _MOST_BYTES):
+            return _problem(413, f"a request has a length of at most {_MOST_BYTES:,} bytes", "invalid_request_error")
+        return await go_on(request)
 
     @app.exception_handler(HTTPException)
     async def _refused(_request: Request, error: HTTPException) -> JSONResponse:

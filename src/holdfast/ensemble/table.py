@@ -200,7 +200,12 @@ def _polars(path: Path) -> Any:
 
     try:
         if path.suffix in (".csv", ".tsv"):
-            return pl.read_csv(path, separator="\t" if path.suffix == ".tsv" else ",", infer_schema=False)
+            found = pl.read_csv(path, separator="\t" if path.suffix == ".tsv" else ",", infer_schema=False)
+            twice = [name for name in found.columns if "_duplicated_" in name]
+            if twice:
+                name = twice[0].partition("_duplicated_")[0]
+                raise DataError(f"{path}: two columns are called {name!r}", hint="each column needs a name of its own")
+            return found
         if path.suffix == ".parquet":
             return pl.read_parquet(path)
     except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:

@@ -34,7 +34,7 @@ def table(result: Mapping[str, Any]) -> str:
         "",
     ]
     lines += [f"{'k':>2}  {'plurality':22} {'learned':22} over the best single"]
-    lines += [line for team in result["frontier"] for line in _team(team, team["size"] == result["recommended"])]
+    lines += [_team(team, result) for team in result["frontier"]]
     lines += [" < recommended: the smallest team within a standard error of the best, in training", ""]
     lines += _wrapped(*advice(result))
     lines += [line for one in result["findings"] for line in _wrapped(f"look first: {one['text']}")]
@@ -61,7 +61,7 @@ def advice(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"It costs {1000 * chosen['cost']:.4g} dollars for 1,000 items."
     yield from _lost(result)
     same = chosen["same_cost"]
-    if same["accuracy"] is not None:
+    if chosen["size"] > 1 and same["accuracy"] is not None:
         value = same["accuracy"]
         more = f" ({same['reason']})" if same["reason"] else ""
         yield (
@@ -109,11 +109,12 @@ def _line(name: str, value: Mapping[str, Any], over: Mapping[str, Any] | None) -
     return f"{short:34} {number(value):22} {number(over, sign=True) if over else ''}".rstrip()
 
 
-def _team(team: Mapping[str, Any], chosen: bool) -> Iterator[str]:
+def _team(team: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     """One line; the members' names only where a reader needs them: the page has them all."""
-    mark = "<" if chosen else " "
-    cells = f"{number(team['plurality']):22} {number(team['learned']):22} {number(team['gain'], sign=True)}"
-    yield f"{team['size']:>2}{mark} {cells}".rstrip()
+    mark = "<" if team["size"] == result["recommended"] else " "
+    alone = team["models"] == [result["baselines"]["best_single"]["name"]]
+    over = "the same model" if alone else number(team["gain"], sign=True)
+    return f"{team['size']:>2}{mark} {number(team['plurality']):22} {number(team['learned']):22} {over}"
 
 
 def _wrapped(*sentences: str) -> list[str]:
