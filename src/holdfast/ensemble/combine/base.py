@@ -3,7 +3,8 @@
 A combining method is a frozen dataclass of knobs. ``fit`` learns arrays from outputs whose right answers are known;
 ``scores`` gives each candidate of each item a number. Two things are the same for all methods and live here: ties go to
 the candidate of the model that was best in training (the smallest label, as usual elsewhere, costs 1.2 points on
-MMLU-Pro), and probabilities are softmax(scores / T) with the temperature T that is best on scores out of fold.
+MMLU-Pro), and probabilities are softmax(scores / T) with the temperature T that is best on scores out of fold. Where
+answers are no options, all of them may be wrong: "none of these" is one more candidate, with a score fitted with T.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ Arrays = Mapping[str, NDArray[Any]]
 FOLDS = 5
 _TIE = 1e-9
 _IMPOSSIBLE = -1e30
+_UNLIKELY = 1e-12
+_PULL = 1e-6  # keeps the score of "none" finite where nobody is ever wrong
 
 
 @runtime_checkable
@@ -65,6 +68,7 @@ class Fitted:
         arrays: what was learned; ``rank`` (place of each model by training accuracy, 0 worst) is always there.
         groups: names of the subjects in training.
         temperature: of the probabilities.
+        none: score of "none of these"; None where the right answer always is a candidate.
     """
 
     method: Combiner
@@ -72,6 +76,7 @@ class Fitted:
     arrays: Arrays
     groups: tuple[str, ...]
     temperature: float = 1.0
+    none: float | None = None
 
     def answers(self, outputs: Outputs) -> Codes:
         """The candidate chosen for each item, shape (n_items,); -1 where no model answered.
@@ -83,9 +88,12 @@ class Fitted:
         return _choose(self._scores(outputs), outputs, self.arrays["rank"])
 
     def probabilities(self, outputs: Outputs) -> Floats:
-        """Calibrated probabilities, shape (n_items, n_candidates); rows sum to 1 over the valid ones."""
+        """Calibrated probabilities, shape (n_items, n_candidates).
+
+        Rows sum to 1 over valid candidates; to less where answers are no options: the rest is "none of these".
+        """
         outputs = self._aligned(outputs)
-        return softmax(self._scores(outputs) / self.temperature)
+        return _stated(self._scores(outputs), self.temperature, self.none)[:, : outputs.valid.shape[1]]
 
     def _scores(self, outputs: Outputs) -> Floats:
         return np.where(outputs.valid, self.method.scores(self.arrays, outputs), _IMPOSSIBLE)
@@ -118,6 +126,7 @@ class Fitted:
         card = {
             "method": self.method.name, "version": self.method.version, "knobs": resolved(self.method),
             "models": list(self.models), "groups": list(self.groups), "temperature": self.temperature,
+            "none": self.none,
         }  # fmt: skip
         write_json(folder / "combiner.json", card)
 
@@ -138,7 +147,9 @@ def load_fitted(folder: Path) -> Fitted:
         arrays = load_file(folder / "combiner.safetensors")
         method = build(COMBINERS.load(card["method"]), card["knobs"], str(folder))
         version = card["version"]
-        made = Fitted(method, tuple(card["models"]), arrays, tuple(card["groups"]), float(card["temperature"]))
+        made = Fitted(
+            method, tuple(card["models"]), arrays, tuple(card["groups"]), float(card["temperature"]), card["none"]
+        )
     except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError, UsageError) as error:
         raise DataError(
             f"{folder}: no combiner can be read: {error}", hint="fit the ensemble again: holdfast ensemble fit"
@@ -198,8 +209,8 @@ def fit(method: Combiner, outputs: Outputs, seed: int, folds: int = FOLDS) -> Tr
         held = outputs.take(fold == k)
         scores[fold == k] = part._scores(held)
         chosen[fold == k] = _choose(scores[fold == k], held, part.arrays["rank"])
-    temperature, likelihood = _temperature(scores, outputs)
-    made = Fitted(method, whole.models, whole.arrays, whole.groups, temperature)
+    temperature, none, likelihood = _calibrated(scores, outputs)
+    made = Fitted(method, whole.models, whole.arrays, whole.groups, temperature, none)
     return Trial(made, is_right(chosen, outputs), likelihood)
 
 
@@ -236,17 +247,39 @@ def _choose(scores: Floats, outputs: Outputs, rank: NDArray[np.integer]) -> Code
     return np.where(outputs.belief.any(axis=(1, 2)), chosen, -1)
 
 
-def _temperature(scores: Floats, outputs: Outputs) -> tuple[float, float]:
-    """The temperature with the largest likelihood, and that likelihood, over items that have a right candidate."""
-    from scipy.optimize import minimize_scalar
+def _stated(scores: Floats, temperature: float, none: float | None) -> Floats:
+    """Probabilities of the candidates, and of "none of these" in a last column where there is one."""
+    lifted = scores / temperature
+    if none is not None:
+        lifted = np.concatenate([lifted, np.full((len(scores), 1), none)], axis=1)
+    return softmax(lifted)
 
-    rows = outputs.correct.any(axis=1)
-    if not rows.any():
-        return 1.0, float("nan")
 
-    def loss(log_temperature: float) -> float:
-        p = (softmax(scores[rows] / np.exp(log_temperature)) * outputs.correct[rows]).sum(axis=1)
-        return float(-np.log(np.maximum(p, 1e-12)).mean())
+def _calibrated(scores: Floats, outputs: Outputs) -> tuple[float, float | None, float]:
+    """Temperature and score of "none of these" with the largest likelihood, and its mean over items, in nats.
 
-    found = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded")
-    return float(np.exp(found.x)), -float(found.fun)
+    For options, items that have no right one say nothing; for other answers they are what "none" is learned from.
+    """
+    from scipy.optimize import minimize, minimize_scalar
+
+    right = np.asarray(outputs.correct.any(axis=1))
+    if outputs.kind == "choice":
+        if not right.any():
+            return 1.0, None, float("nan")
+        rows, target = scores[right], outputs.correct[right]
+
+        def loss(log_temperature: float) -> float:
+            p = (_stated(rows, float(np.exp(log_temperature)), None) * target).sum(axis=1)
+            return float(-np.log(np.maximum(p, _UNLIKELY)).mean())
+
+        found = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded")
+        return float(np.exp(found.x)), None, -float(found.fun)
+    targets = np.concatenate([outputs.correct, ~right[:, None]], axis=1)
+
+    def both(knobs: Floats) -> float:
+        p = (_stated(scores, float(np.exp(np.clip(knobs[0], -4, 4))), float(knobs[1])) * targets).sum(axis=1)
+        return float(-np.log(np.maximum(p, _UNLIKELY)).mean() + _PULL * knobs[1] ** 2)
+
+    best = minimize(both, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-7, "maxiter": 400})
+    temperature, none = float(np.exp(np.clip(best.x[0], -4, 4))), float(best.x[1])
+    return temperature, none, -float(best.fun)
