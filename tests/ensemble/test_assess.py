@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from ensemble.conftest import voters
+from holdfast.core.diversity import METRICS
 from holdfast.core.errors import DataError
 from holdfast.ensemble.assess import Settings, assess, gain, rate, split
 from holdfast.ensemble.checks import findings
+from holdfast.ensemble.diverse import measured
 from holdfast.ensemble.outputs import Outputs
 from holdfast.ensemble.page import render
 from holdfast.ensemble.prune import Fitness
@@ -79,6 +81,25 @@ def test_intervals_cover() -> None:
         covered[0] += apart.low <= 100 * truth <= apart.high  # type: ignore[operator]
         covered[1] += alone.low <= 60 <= alone.high  # type: ignore[operator]
     assert all(0.915 <= n / 300 <= 0.98 for n in covered), covered
+
+
+def test_intervals_of_diversity_cover() -> None:
+    """Focal diversity of three models, 100 experiments of 300 items against its value on 200,000."""
+    metric, skills = METRICS["focal diversity"], [0.5, 0.6, 0.7]
+
+    def drawn(n: int, generator: np.random.Generator) -> np.ndarray:
+        return (generator.random((n, 1)) < 0.5) & (generator.random((n, 3)) < skills)
+
+    truth = metric.value(drawn(200_000, np.random.default_rng(1)))
+    base = voters(300, [0.5, 0.5, 0.5])
+    covered = 0
+    for seed in range(100):
+        wrong = drawn(300, np.random.default_rng([7, seed]))
+        belief = np.stack([~wrong, wrong], axis=2).astype(np.float32)
+        two = replace(base, belief=belief, correct=np.tile([True, False], (300, 1)), valid=np.ones((300, 2), bool))
+        found = measured(metric, two, seed)
+        covered += found.low <= truth <= found.high  # type: ignore[operator]
+    assert 88 <= covered <= 99, covered
 
 
 def test_gain_of_equal_answers_is_not_sure_to_be_nothing() -> None:

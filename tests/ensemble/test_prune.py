@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -76,7 +77,9 @@ def test_the_genetic_algorithm_of_the_paper(pool: Outputs) -> None:
     best = made.best(objective)
     found = Genetic(generations=60, saturate=20).best(made, objective)
     assert found.fitness == pytest.approx(best.fitness, abs=1e-12), "32 teams: its first generation has them all"
+    state = random.getstate()
     assert Genetic(generations=5, seed=1).best(made, objective) == Genetic(generations=5, seed=1).best(made, objective)
+    assert random.getstate() == state, "the global generators are put back"
 
 
 def test_tuning_is_by_held_out_folds(pool: Outputs) -> None:

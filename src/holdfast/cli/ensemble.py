@@ -101,9 +101,8 @@ def diversity(
         tables: outputs: one .csv, .tsv, .jsonl or .parquet table, or the runs of several models.
         team: models of the team, e.g. a,b,c; all when not given.
     """
-    import math
-
     from holdfast.core import diversity as family
+    from holdfast.ensemble.diverse import measured
 
     outputs, _ = _outputs(tables, read)
     outputs = outputs.take(outputs.known & outputs.asked.all(axis=1))
@@ -119,22 +118,16 @@ def diversity(
     for metric in family.METRICS.values():
         if metric.of == "labels" and part.kind != "choice":
             continue
-        value = metric.value(part.failed if metric.of == "failures" else part.codes)
-        there = math.isfinite(value)
-        values[metric.name] = {
-            "value": value if there else None,
-            "diverse": metric.diverse,
-            "reason": "" if there else metric.undefined,
-        }
-        lines.append(
-            f"{metric.name:28} {value:8.4f}   {metric.diverse} is diverse"
-            if there
-            else f"{metric.name:28} undefined: {metric.undefined}"
-        )
+        found = measured(metric, part)
+        values[metric.name] = found.as_json()
+        shown = f"undefined: {found.reason}"
+        if found.value is not None:
+            shown = f"{found.value:7.4f} [{found.low:7.4f}, {found.high:7.4f}]   {metric.diverse} is diverse"
+        lines.append(f"{metric.name:26} {shown}")
     focal = {}
     if part.n_models > 1:
-        found = family.focal_diversities(family.co_failures(part.failed), range(part.n_models))
-        focal = {name: float(x) for name, x in zip(part.models, found, strict=True)}
+        each = family.focal_diversities(family.co_failures(part.failed), range(part.n_models))
+        focal = {name: float(x) for name, x in zip(part.models, each, strict=True)}
         lines += ["", "where this model fails, focal diversity of the team"]
         lines += [f"  {name:40} {x:.4f}" for name, x in focal.items()]
     emit(

@@ -30,6 +30,7 @@ from holdfast.ensemble.combine import COMBINERS
 from holdfast.ensemble.combine.base import Combiner, Fitted, Trial, fit, is_right
 from holdfast.ensemble.combine.logit import ConditionalLogit
 from holdfast.ensemble.combine.medoid import Medoid
+from holdfast.ensemble.diverse import measured
 from holdfast.ensemble.outputs import Outputs
 from holdfast.ensemble.prune import Fitness, Pool, Team
 
@@ -385,17 +386,8 @@ class _Assessment:
         for metric in diversity.METRICS.values():
             if metric.of == "labels" and self.train.kind != "choice":
                 continue
-            row: dict[str, Any] = {
-                "name": metric.name,
-                "diverse": metric.diverse,
-                "source": metric.source,
-                "reason": "",
-            }
-            for key, part in groups.items():
-                value = metric.value(part.failed if metric.of == "failures" else part.codes)
-                row[key] = value if math.isfinite(value) else None
-                if row[key] is None:
-                    row["reason"] = metric.undefined
+            row: dict[str, Any] = {"name": metric.name, "diverse": metric.diverse, "source": metric.source}
+            row |= {key: measured(metric, part, self.settings.seed).as_json() for key, part in groups.items()}
             made["metrics"].append(row)
         if len(team.models) > 1:
             part = groups["team"]

@@ -151,7 +151,7 @@ def _choices(result: Mapping[str, Any]) -> dict[str, Any]:
 def _metrics(result: Mapping[str, Any]) -> dict[str, Any]:
     rows = []
     for one in result["diversity"]["metrics"]:
-        cells = [one["diverse"], *(_plain(one[key], one["reason"]) for key in ("team", "all")), one["source"]]
+        cells = [one["diverse"], *(_three(one[key]) for key in ("team", "all")), one["source"]]
         rows.append({"name": one["name"], "role": "", "cells": cells})
     agreement = result["diversity"]["agreement"]
     if agreement is not None:
@@ -194,6 +194,14 @@ def _shown(number: Mapping[str, Any] | None, sign: bool = False) -> dict[str, st
     unit = "%" if number["unit"] == "%" else ""
     interval = f"[{_text(number['low'], form)}, {_text(number['high'], form)}]"
     return {"value": f"{_text(number['value'], form)}{unit}", "interval": interval, "reason": ""}
+
+
+def _three(number: Mapping[str, Any]) -> dict[str, str]:
+    """A number without a unit, to three places."""
+    if number["value"] is None:
+        return {"value": "", "interval": "", "reason": number["reason"]}
+    value, low, high = (f"{round(number[key], 3) + 0.0:.3f}".replace("-", "−") for key in ("value", "low", "high"))
+    return {"value": value, "interval": f"[{low}, {high}]", "reason": ""}
 
 
 def _text(value: float, form: str) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -311,12 +312,17 @@ class Genetic:
                 known[team] = pool.team(members(team), objective).fitness if team.bit_count() > 1 else -99.0
             return known[team]
 
+        before = random.getstate(), np.random.get_state()  # noqa: NPY002  (PyGAD seeds the global generators)
         run = pygad.GA(
             num_generations=self.generations, num_parents_mating=self.parents, sol_per_pop=self.population,
             num_genes=pool.n_models, gene_space=[0, 1], gene_type=int, fitness_func=fit, parent_selection_type="sss",
             crossover_type="two_points", mutation_probability=0.0, stop_criteria=f"saturate_{self.saturate}",
             random_seed=self.seed, suppress_warnings=True,
         )  # fmt: skip
-        run.run()
+        try:
+            run.run()
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002
         best = max(known, key=lambda team: known[team])
         return pool.team(members(best), objective)
