@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,35 @@ def test_a_stock_client_gets_answers_while_a_member_is_killed(picked: tuple[Path
         line.close()
         with pytest.raises(openai.BadRequestError):
             client.chat.completions.create(model=said["model"], messages=[])
+    finally:
+        stop(process)
+
+
+def test_a_member_that_dies_while_it_is_asked(picked: tuple[Path, str], start_server: Start) -> None:
+    place, run = picked
+    first, second = start_server(), start_server()
+    members_file(place, good=first, voted=second, wrong=second)
+    text = (place / "members.toml").read_text().replace('model = "good"', 'model = "slow"')
+    (place / "members.toml").write_text(text)
+    process, said = serving(place, run)
+    try:
+        client = openai.OpenAI(base_url=said["url"], api_key="none", max_retries=0)
+        with ThreadPoolExecutor(4) as pool:
+            asked = [
+                pool.submit(
+                    client.chat.completions.create,
+                    model=said["model"],
+                    messages=[{"role": "user", "content": f"item {k} = {'ABCD'[k]}"}],
+                )
+                for k in range(4)
+            ]
+            while first.asked()["count"] < 4:
+                time.sleep(0.05)
+            first.stop()  # four answers are under way
+            made = [one.result() for one in asked]
+        assert all(one.choices[0].message.content for one in made)
+        behind = [one.model_dump()["holdfast"]["members"]["good"] for one in made]
+        assert all(one["error"] for one in behind), behind
     finally:
         stop(process)
 
