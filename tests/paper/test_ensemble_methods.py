@@ -10,7 +10,7 @@ from scipy.optimize import approx_fprime
 
 from ensemble.conftest import voters
 from holdfast.ensemble.combine import topla_weighted as topla
-from holdfast.ensemble.combine.base import fit, is_right, softmax
+from holdfast.ensemble.combine.base import fit, fold_of, is_right, softmax
 from holdfast.ensemble.combine.caruana import Caruana
 from holdfast.ensemble.combine.logit import ConditionalLogit, _Design
 from holdfast.ensemble.combine.medoid import Medoid
@@ -117,6 +117,32 @@ def test_caruana_leaves_a_harmful_model_out() -> None:
     weight = Caruana().fit(outputs, CHANCE)["weight"]
     assert weight.sum() == pytest.approx(1)
     assert weight[0] <= weight[1:].min()
+
+
+def test_caruana_keeps_the_round_that_was_best_in_training() -> None:
+    outputs = voters(400, [0.5, 0.5, 0.55, 0.6, 0.6], seed=8)
+    found = {
+        rounds: is_right(
+            fit(Caruana(start=1, rounds=rounds), outputs, 0, folds=0).fitted.answers(outputs), outputs
+        ).mean()
+        for rounds in (1, 2, 4, 8, 30)
+    }
+    assert list(found.values()) == sorted(found.values()), "more rounds never lose what was found"
+    assert found[30] > outputs.accuracy.max() + 0.03
+
+
+def test_cross_validation_never_sees_the_item() -> None:
+    """Two subjects an item would be learned by heart: out of fold the same method must not look good."""
+    outputs = voters(200, [0.5, 0.5, 0.5], subjects=100)
+    method = ConditionalLogit(ridge=0.01, subject_ridge=0.001)
+    trial = fit(method, outputs, 4)
+    seen = is_right(trial.fitted.answers(outputs), outputs).mean()
+    assert seen > trial.accuracy + 0.05
+    fold = fold_of(200, 5, 4)
+    for k in range(5):
+        part = fit(method, outputs.take(fold != k), 0, folds=0).fitted
+        held = outputs.take(fold == k)
+        np.testing.assert_array_equal(is_right(part.answers(held), held), trial.right[fold == k])
 
 
 def test_medoid_by_hand_and_its_weights() -> None:
