@@ -11,6 +11,10 @@ import polars as pl
 import pytest
 
 from holdfast.core.errors import DataError, UsageError
+from holdfast.core.events import StageStarted
+from holdfast.core.files import RowFile
+from holdfast.core.records import Item, Sample
+from holdfast.core.runs import Store
 from holdfast.ensemble import answers as read
 from holdfast.ensemble.table import Layout, Row, outputs_of, read_outputs
 
@@ -132,6 +136,25 @@ def test_open_answers_are_grouped(tmp_path: Path) -> None:
     assert short.codes.tolist() == [[0, 0, 1]]
     assert short.correct[0, :2].tolist() == [True, False]
     assert short.score[0].tolist() == pytest.approx([1, 1, 2 / 3])
+
+
+def test_runs_of_several_models(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folders = []
+    for place, (model, answers) in enumerate({"org/one": ["B", "C"], "org/two": ["B", "D"]}.items()):
+        run = store.run("ask", "ask", {"place": place})
+        with run.working() as log:
+            log(StageStarted(stage="ask", label=model))
+            with RowFile(run.path / "samples.jsonl") as rows:
+                items = [Item(f"q{k}", "?", reference="BD"[k]) for k in range(2)]
+                rows.append([Sample(one, text, 1, "stop").as_json() for one, text in zip(items, answers, strict=True)])
+            run.seal(0.0)
+        folders.append(run.path)
+    found = read_outputs(folders, Layout(kind="choice"))
+    assert found.models == ("org/one", "org/two")
+    assert found.right.tolist() == [[True, True], [False, True]]
+    with pytest.raises(UsageError, match="is given twice"):
+        read_outputs([folders[0], folders[0]])
 
 
 def test_long_answers_fail_below_the_threshold(tmp_path: Path) -> None:

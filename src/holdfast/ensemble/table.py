@@ -364,9 +364,15 @@ def _from_runs(paths: Sequence[Path]) -> list[Row]:
     rated = _from_ratings(open_run(paths[0])) if len(paths) == 1 else None
     if rated is not None:
         return rated
+    places = [path.resolve() for path in paths]
+    twice = next((path for path in paths if places.count(path.resolve()) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{twice} is given twice", hint="one run a model")
     rows: dict[str, Row] = {}
-    for path in paths:
+    asked = [_asked_model(path) for path in paths]
+    for path, model in zip(paths, asked, strict=True):
         run = open_run(path)
+        name = model if model and asked.count(model) == 1 else run.name
         for sample in samples_of(run):
             item = sample.item
             row = rows.setdefault(item.id, Row(item.id, _listed(item.reference), item.category or ""))
@@ -375,8 +381,20 @@ def _from_runs(paths: Sequence[Path]) -> list[Row]:
                     f"{path}: item {item.id!r} has another reference than elsewhere",
                     hint="ask all models the same items",
                 )
-            row.answers.setdefault(run.name, []).append(sample.text)
+            row.answers.setdefault(name, []).append(sample.text)
     return list(rows.values())
+
+
+def _asked_model(path: Path) -> str:
+    """What the model of an 'ask' run was called, as its events say; empty when they do not."""
+    from holdfast.core.files import read_rows
+
+    file = path / "events.jsonl"
+    events = read_rows(file) if file.is_file() else []
+    labels = [
+        str(row.get("label", "")) for row in events if row.get("event") == "started" and row.get("stage") == "ask"
+    ]
+    return next((label for label in reversed(labels) if label not in ("", "ask")), "")
 
 
 def _from_ratings(run: Run) -> list[Row] | None:
