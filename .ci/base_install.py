@@ -18,10 +18,10 @@ from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "scipy", "transformers", "polars", "altair", "vl_convert")
-EXTRA_ONLY = ("torch", "transformers", "peft", "accelerate", "datasets", "trl")
+EXTRA_ONLY = ("torch", "transformers", "peft", "accelerate", "datasets", "trl", "PIL")
 HELP_SECONDS = 0.5
 WHEEL_MIB = 10
-NEEDS_TORCH = (["demo"], ["bench", "sandbox"])
+NEEDS_TORCH = ((["demo"], "finetune"), (["bench", "sandbox"], "finetune"), (["steer", "demo"], "vision"))
 # Runs a command in this process and tells which heavy modules it left loaded.
 PROBE = f"""
 import sys
@@ -132,12 +132,12 @@ def check_speed(python: Path, place: Path) -> None:
 
 def check_missing_extra(python: Path, place: Path) -> None:
     """A command that needs PyTorch says what to install, with its own exit code."""
-    for arguments in NEEDS_TORCH:
+    for arguments, extra in NEEDS_TORCH:
         done = run([str(python.parent / "holdfast"), *arguments], place)
         shown = f"holdfast {' '.join(arguments)}"
         told = f"{done.stdout}{done.stderr}"
         require(done.returncode == 5, f"{shown} without PyTorch ended with {done.returncode}, not 5:\n{told}")
-        require("pip install 'holdfast[finetune]'" in told, f"{shown} does not say what to install:\n{told}")
+        require(f"pip install 'holdfast[{extra}]'" in told, f"{shown} does not say what to install:\n{told}")
         require("Traceback" not in told, f"{shown} shows a traceback:\n{told}")
         say(f"{shown} without PyTorch: exit code 5 and the pip command")
 

@@ -19,13 +19,14 @@ from holdfast.data.mixes import Mix
 from holdfast.data.read import Source
 from holdfast.finetune.alignment.sft import SFT
 from holdfast.finetune.finetuning.sft import SFT as USER_SFT
-from holdfast.finetune.grid import GridResult, run_plan
+from holdfast.finetune.grid import run_plan
 from holdfast.finetune.method import TrainingMethod
 from holdfast.finetune.plan import Plan, make_plan
 from holdfast.finetune.recipe import read_recipe
 from holdfast.finetune.settings import Adapter, Training
 from holdfast.finetune.stages import TrainStage, UserData
 from holdfast.models.engine import Engine
+from holdfast.models.grid import GridResult
 from holdfast.models.sandbox import shipped
 
 SRC = Path(__file__).resolve().parent.parent / "src"

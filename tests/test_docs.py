@@ -150,10 +150,11 @@ def methods() -> dict[str, type]:
     from holdfast.finetune.alignment import ALIGNMENT
     from holdfast.finetune.finetuning import FINETUNING
     from holdfast.finetune.post_finetuning import POST_FINETUNING
+    from holdfast.steer.method import STEERING
 
     return {
         name: table.load(name)
-        for table in (COMBINERS, FUSERS, POST_FINETUNING, FINETUNING, ALIGNMENT)
+        for table in (COMBINERS, FUSERS, POST_FINETUNING, FINETUNING, ALIGNMENT, STEERING)
         for name in table
     }
 

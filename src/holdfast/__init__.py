@@ -41,6 +41,13 @@ _EXPORTS = {
     "SafeInstruct": "holdfast.finetune.finetuning.safeinstruct",
     "Antidote": "holdfast.finetune.post_finetuning.antidote",
     "DefenceMixin": "holdfast.finetune.trainer",
+    "SteeredModel": "holdfast.steer.model",
+    "FitStage": "holdfast.steer.stage",
+    "AskSteered": "holdfast.steer.stage",
+    "Intervention": "holdfast.steer.intervene",
+    "Edit": "holdfast.steer.intervene",
+    "Cmrm": "holdfast.steer.methods.cmrm",
+    "Transplant": "holdfast.steer.methods.transplant",
 }
 
 __all__ = ["__version__", *_EXPORTS]
@@ -76,6 +83,13 @@ if TYPE_CHECKING:
     from holdfast.raters.rules import NotRefusedJudge as NotRefusedJudge
     from holdfast.raters.rules import RefusalJudge as RefusalJudge
     from holdfast.raters.sandbox import SandboxJudge as SandboxJudge
+    from holdfast.steer.intervene import Edit as Edit
+    from holdfast.steer.intervene import Intervention as Intervention
+    from holdfast.steer.methods.cmrm import Cmrm as Cmrm
+    from holdfast.steer.methods.transplant import Transplant as Transplant
+    from holdfast.steer.model import SteeredModel as SteeredModel
+    from holdfast.steer.stage import AskSteered as AskSteered
+    from holdfast.steer.stage import FitStage as FitStage
 
 
 def __getattr__(name: str) -> Any:

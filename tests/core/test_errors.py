@@ -15,7 +15,7 @@ def every_error() -> list[type[HoldfastError]]:
 def test_exit_codes() -> None:
     assert {cls.__name__: cls.exit_code for cls in every_error()} == {
         "HoldfastError": 1, "UsageError": 2, "DataError": 3, "ModelError": 4, "MissingExtra": 5, "RunError": 6,
-        "ResourceError": 7, "TrainingError": 8, "RequestRefused": 10, "Interrupted": 130,
+        "ResourceError": 7, "TrainingError": 8, "RequestRefused": 10, "NotApplied": 11, "Interrupted": 130,
     }  # fmt: skip
 
 

@@ -23,10 +23,10 @@ from experiments import (
 from holdfast.core.errors import Interrupted, ResourceError
 from holdfast.core.events import Event, GridProgressed, StageFinished, Warned
 from holdfast.core.runs import Store
-from holdfast.finetune import grid
 from holdfast.finetune.bench import check_plan, run_bench, shared_prompts
 from holdfast.finetune.estimate import estimate, estimate_text
 from holdfast.finetune.results import collect
+from holdfast.models import grid
 from holdfast.models.engine import Engine
 from holdfast.report.schema import check
 

@@ -8,9 +8,9 @@ from experiments import plan_of, recipe_file
 from holdfast.core.records import Item, Rating, Sample
 from holdfast.core.runs import Store
 from holdfast.core.stage import request_key
-from holdfast.finetune.grid import GridResult
 from holdfast.finetune.plan import Plan
 from holdfast.finetune.results import collect, measure_names
+from holdfast.models.grid import GridResult
 from holdfast.raters.measure import difference, measure_for, rate
 from holdfast.raters.rules import NotRefusedJudge, RefusalJudge
 from holdfast.report.schema import check

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from holdfast.cli.common import Common, emit
-from holdfast.cli.stages import base_of
+from holdfast.cli.common import Common, base_of, emit
 from holdfast.core.errors import UsageError
 from holdfast.core.knobs import check, knob
 from holdfast.core.records import Item
@@ -31,10 +30,11 @@ class AskFlags:
 
     model: str = knob(doc="sandbox/micro-0, a model folder, a hub id, or a run folder")
     items: str = knob(doc="prompts: a file, sandbox/hazards-test-0, or hub:org/name")
-    group: str = knob("harmful", "what the prompts are: harmful, task or benign (names what judges measure)")
+    group: str = knob("harmful", "what the prompts are: harmful, task, benign or visual (names what judges measure)")
     task: str = knob("", "the task that turns records into prompts (sst2, agnews, gsm8k)")
     columns: dict[str, str] = knob({}, "renames, e.g. --columns.prompt question")
     where: dict[str, str] = knob({}, "keep only records with this value, e.g. --where.label unsafe")
+    images: str = knob("", "pictures for a model that sees: a folder, scenes (generated), or plain:white")
     limit: int | None = knob(None, "ask only the first ones", low=1)
     template: str = knob("auto", "how the model is spoken to: auto, alpaca, or a text with {prompt}")
     precision: Literal["fp32", "bf16"] = knob("fp32", "type of the weights while answering")
@@ -59,6 +59,7 @@ def ask(
     check(flags, "ask")
     items, group, task = flags.items, flags.group, flags.task
     table: dict[str, Any] = {"path": items, "task": task, "limit": flags.limit, "where": flags.where}
+    table["images"] = flags.images
     if flags.columns:
         table["columns"] = flags.columns
     source = read.source({k: v for k, v in table.items() if v}, "--items")
@@ -99,4 +100,4 @@ def usual_judge(group: str, task: str = "") -> str:
     """The judge that fits a group of items."""
     if task:
         return f"task:{task}"
-    return {"benign": "refusal", "task": "task:exact"}.get(group, "not-refused")
+    return {"benign": "refusal", "task": "task:exact", "visual": "exact"}.get(group, "not-refused")

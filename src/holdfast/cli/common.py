@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import App, Parameter
+
+from holdfast.core.errors import UsageError
 from holdfast.core.events import Sink
+from holdfast.core.methods import Table
 from holdfast.core.runs import Store
+from holdfast.data import read
+
+Flat = Parameter(name="*")
 
 
 @dataclass(frozen=True)
@@ -61,3 +70,58 @@ def emit(common: Common, result: Mapping[str, Any], text: str, *, run: Path | No
 def this_command() -> str:
     """The command line as typed, for reports."""
     return shlex.join(["holdfast", *sys.argv[1:]])
+
+
+def method_app(name: str, help_text: str, table: Table, make: Callable[[Any], Callable[..., int]]) -> App:
+    """One sub-command a method of a table, its flags made from its knobs."""
+    app = App(name=name, help=help_text)
+    for method_name, entry in table.items():
+        app.command(with_knobs(table.load(method_name), make), name=method_name, help=entry.summary)
+    return app
+
+
+def with_knobs(cls: type[Any], make: Callable[[Any], Callable[..., int]]) -> Callable[..., int]:
+    """The command with the method's knobs as flags in front of its own."""
+    shape = make(cls())
+
+    def command(**given: Any) -> int:
+        return make(given.pop("method", cls()))(**given)
+
+    command.__doc__ = shape.__doc__
+    command.__name__ = shape.__name__
+    signature = inspect.signature(shape, eval_str=True)
+    parameters = list(signature.parameters.values())
+    if fields(cls):
+        knobs = inspect.Parameter(
+            "method", inspect.Parameter.KEYWORD_ONLY, default=cls(), annotation=Annotated[cls, Flat]
+        )
+        parameters.insert(0, knobs)
+    command.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": int}
+    return command
+
+
+def base_of(reference: str, common: Common) -> str:
+    """A model reference; a run's name or key is looked up among the runs."""
+    if reference.startswith("sandbox/") or Path(reference).exists() or "/" in reference:
+        return reference
+    names = [info for info in common.store.list() if reference in (info.name, info.key)]
+    return str(common.runs / names[0].name) if names else reference
+
+
+def source_from(text: str, flag: str) -> read.Source:
+    """A data flag: a path, or a TOML table such as '{ path = "a.csv", columns = { prompt = "q" } }'.
+
+    Raises:
+        UsageError: the table is not TOML, or has a key that a source does not.
+    """
+    if not text.lstrip().startswith("{"):
+        return read.source(text, flag)
+    try:
+        table = tomllib.loads(f"source = {text}")["source"]
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(
+            f"{flag} is not a TOML table: {error}",
+            hint='write it as \'{ path = "a.csv", columns = { prompt = "q" } }\'',
+        ) from error
+    return read.source(table, flag)

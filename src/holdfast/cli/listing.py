@@ -44,6 +44,7 @@ def listing(what: str = "all", *, common: Annotated[Common, Flat] = Common()) ->
 
 def _methods() -> list[dict[str, Any]]:
     from holdfast.finetune.recipe import METHODS
+    from holdfast.steer.method import STEERING
 
     rows = []
     for stage, table in METHODS.items():
@@ -52,6 +53,9 @@ def _methods() -> list[dict[str, Any]]:
             extra = {"title": cls.title, "paper": cls.paper, "needs": list(cls.needs)}
             cost = {"passes": cls.passes, "copies": cls.copies} if stage != "repair" else {}
             rows.append({"stage": stage, **row, **extra, **cost, "knobs": describe(cls)})
+    for row in _rows(STEERING):
+        cls = STEERING.load(row["name"])
+        rows.append({"stage": "steer", **row, "title": cls.title, "paper": cls.paper, "knobs": describe(cls)})
     return rows
 
 
@@ -76,18 +80,24 @@ def _tasks() -> list[dict[str, Any]]:
 def _recipes() -> list[dict[str, Any]]:
     import tomllib
 
-    from holdfast.finetune.recipe import shipped_recipes
+    from holdfast.data.recipes import shipped_recipes
 
-    return [
-        {"name": name, "summary": tomllib.loads(path.read_text("utf-8")).get("title", ""), "path": str(path)}
-        for name, path in shipped_recipes().items()
-    ]
+    rows = []
+    for folder, command in (("", "bench"), ("steer", "steer compare")):
+        for name, path in shipped_recipes(folder).items():
+            title = tomllib.loads(path.read_text("utf-8")).get("title", "")
+            rows.append({"name": name, "summary": f"{title} ({command})", "path": str(path), "command": command})
+    return rows
 
 
 def _models() -> list[dict[str, Any]]:
-    from holdfast.models.sandbox import SHIPPED
+    from holdfast.models import sandbox, sandbox_vision
 
-    return [{"name": f"sandbox/{name}", "summary": "embedded sandbox model"} for name in SHIPPED]
+    blind = [{"name": f"sandbox/{name}", "summary": "embedded sandbox model"} for name in sandbox.SHIPPED]
+    seeing = [
+        {"name": f"sandbox/{name}", "summary": "embedded sandbox model that sees"} for name in sandbox_vision.SHIPPED
+    ]
+    return blind + seeing
 
 
 def _rows(table: Table) -> Iterable[dict[str, Any]]:

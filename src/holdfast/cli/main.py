@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "judge": ("holdfast.cli.judge:judge", "Rate stored answers and print the rates with intervals."),
     "agree": ("holdfast.cli.agree:agree", "May a judge stand in for people? Agreement, intervals, a verdict."),
     "ensemble": ("holdfast.cli.ensemble:ensemble", "Which of my models to keep, and how to combine their answers."),
+    "steer": ("holdfast.cli.steer:steer", "An image must not switch refusals off: restore them."),
     "report": ("holdfast.cli.bench:report", "Write the HTML report of a bench again."),
     "runs": ("holdfast.cli.runs:runs", "List runs."),
     "show": ("holdfast.cli.runs:show", "Show one run: its knobs, costs, rates and files."),
@@ -34,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 app = App(
     name="holdfast",
-    help="Keep the safety alignment of language models through fine-tuning, and measure whether it held.",
+    help="Keep the safety alignment of models through fine-tuning and beside images, and measure whether it held.",
     version=__version__,
 )
 for _name, (_target, _summary) in COMMANDS.items():

@@ -18,20 +18,22 @@ def sandbox(action: str, name: str, *, out: Path, common: Annotated[Common, Flat
 
     Args:
         action: rebuild.
-        name: micro-0, micro-1, micro-2 or nano-0.
+        name: micro-0, micro-1, micro-2, nano-0, or (seeing) vlm-0, vlm-1, vlm-2.
         out: folder to write.
     """
     if action != "rebuild":
         raise unknown("action", action, ["rebuild"], "holdfast sandbox")
     from holdfast.core.keys import file_digest
-    from holdfast.models.load import require_torch
-    from holdfast.models.sandbox import build, shipped
+    from holdfast.models import sandbox as blind
+    from holdfast.models import sandbox_vision as seeing
+    from holdfast.models.load import require_torch, resolve
 
     require_torch()
-    there = shipped(name)
+    there = resolve(f"sandbox/{name}").folder
     size, _, seed = name.rpartition("-")
+    sees = name in seeing.SHIPPED
     with common.sink() as sink:
-        build(size, int(seed), out, progress=sink)
+        (seeing if sees else blind).build(size, int(seed), out, progress=sink)
     same = file_digest(out / "model.safetensors") == file_digest(there / "model.safetensors")
     verdict = (
         "identical to the shipped weights"
@@ -42,6 +44,6 @@ def sandbox(action: str, name: str, *, out: Path, common: Annotated[Common, Flat
         common,
         {"out": str(out), "identical": same},
         verdict,
-        then=f"holdfast ask --model {out} --items sandbox/hazards-test-{seed}",
+        then=f"holdfast ask --model {out} --items sandbox/{'workshop-' if sees else ''}hazards-test-{seed}",
     )
     return 0

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
-from holdfast.cli.common import Common, emit
+from holdfast.cli.common import Common, base_of, emit, method_app, source_from
 from holdfast.core.errors import UsageError
 from holdfast.core.knobs import check, knob
-from holdfast.core.methods import Table
 from holdfast.core.runs import Run
 from holdfast.data import read
 from holdfast.data.mixes import Mix
@@ -122,42 +118,6 @@ def _repair(method: RepairMethod) -> Callable[..., int]:
     return command
 
 
-def _app(name: str, help_text: str, table: Table, make: Callable[[Any], Callable[..., int]]) -> App:
-    app = App(name=name, help=help_text)
-    for method_name, entry in table.items():
-        app.command(_with_knobs(table.load(method_name), make), name=method_name, help=entry.summary)
-    return app
-
-
-def _with_knobs(cls: type[Any], make: Callable[[Any], Callable[..., int]]) -> Callable[..., int]:
-    """The command with the method's knobs as flags in front of its own."""
-    shape = make(cls())
-
-    def command(**given: Any) -> int:
-        return make(given.pop("method", cls()))(**given)
-
-    command.__doc__ = shape.__doc__
-    command.__name__ = shape.__name__
-    signature = inspect.signature(shape, eval_str=True)
-    parameters = list(signature.parameters.values())
-    if fields(cls):
-        knobs = inspect.Parameter(
-            "method", inspect.Parameter.KEYWORD_ONLY, default=cls(), annotation=Annotated[cls, Flat]
-        )
-        parameters.insert(0, knobs)
-    command.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": int}
-    return command
-
-
-def base_of(reference: str, common: Common) -> str:
-    """A model reference; a run's name or key is looked up among the runs."""
-    if reference.startswith("sandbox/") or Path(reference).exists() or "/" in reference:
-        return reference
-    names = [info for info in common.store.list() if reference in (info.name, info.key)]
-    return str(common.runs / names[0].name) if names else reference
-
-
 def user_data(flags: FinetuneFlags) -> UserData:
     """What the user uploads, from flags.
 
@@ -182,24 +142,6 @@ def _sources(method: TrainingMethod | RepairMethod, **given: str) -> dict[Any, r
         if value and name not in used:
             raise UsageError(f"{method.name} does not use {name} data", hint=f"leave out --{name}")
     return {name: source_from(value, f"--{name}") for name, value in given.items() if value}
-
-
-def source_from(text: str, flag: str) -> read.Source:
-    """A data flag: a path, or a TOML table such as '{ path = "a.csv", columns = { prompt = "q" } }'.
-
-    Raises:
-        UsageError: the table is not TOML, or has a key that a source does not.
-    """
-    if not text.lstrip().startswith("{"):
-        return read.source(text, flag)
-    try:
-        table = tomllib.loads(f"source = {text}")["source"]
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(
-            f"{flag} is not a TOML table: {error}",
-            hint='write it as \'{ path = "a.csv", columns = { prompt = "q" } }\'',
-        ) from error
-    return read.source(table, flag)
 
 
 def _make(stage: TrainStage | RepairStage, engine: Engine, common: Common, then: str) -> int:
@@ -228,6 +170,6 @@ def _text(record: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-align = _app("align", "Alignment stage: make a model refuse, with a defence or without.", ALIGNMENT, _align)
-finetune = _app("finetune", "Fine-tuning stage: train on a user's data.", FINETUNING, _finetune)
-repair = _app("repair", "Post-fine-tuning stage: mend a fine-tuned model.", POST_FINETUNING, _repair)
+align = method_app("align", "Alignment stage: make a model refuse, with a defence or without.", ALIGNMENT, _align)
+finetune = method_app("finetune", "Fine-tuning stage: train on a user's data.", FINETUNING, _finetune)
+repair = method_app("repair", "Post-fine-tuning stage: mend a fine-tuned model.", POST_FINETUNING, _repair)

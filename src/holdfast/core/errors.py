@@ -9,6 +9,7 @@
     ├── ResourceError             7   too little memory or disk
     ├── TrainingError             8   a loss that is not finite, gradients that vanished
     ├── RequestRefused           10   an endpoint does not take a request of this form
+    ├── NotApplied               11   a steering hook did not fire as often as it must: nothing may be trusted
     └── Interrupted             130   Ctrl-C; what was done is kept
 
 Anything else that reaches the top is a bug and shows its traceback.
@@ -96,6 +97,12 @@ class RequestRefused(HoldfastError):
     """An endpoint does not take a request of this form: a schema, log-probabilities, several answers."""
 
     exit_code = 10
+
+
+class NotApplied(HoldfastError):
+    """A model was to be steered and was not, or not everywhere: its answers must not be used."""
+
+    exit_code = 11
 
 
 class Interrupted(HoldfastError):

@@ -27,6 +27,8 @@ class Item:
         reference: the expected answer, where one exists.
         category: harm category or class label, where one exists.
         group: which question set the item belongs to (``harmful``, ``task``, ``benign``...).
+        image: the picture that goes with the prompt: a file, or the name of a generated one (see
+            :mod:`holdfast.data.images`); empty where there is none.
     """
 
     id: str
@@ -36,6 +38,7 @@ class Item:
     reference: str | None = None
     category: str | None = None
     group: str = ""
+    image: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """JSON object of the item: id, prompt, and what else is not empty."""

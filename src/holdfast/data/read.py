@@ -80,7 +80,12 @@ class Source:
     limit: int | None = knob(None, "rows to keep at most", low=1)
     only: Only = knob("all", "all rows, or those whose is_safe says so")
     response: str = knob("", "one answer for every row (a refusal, for a set of prompts)")
-    seed: int = knob(0, "seed of the draw from a sandbox set", low=0)
+    seed: int = knob(0, "seed of the draw from a sandbox set, and of pairing prompts with pictures", low=0)
+    images: str = knob(
+        "",
+        "pictures of the items: the folder that an image column is relative to and that items without one draw "
+        "from, 'scenes' for generated ones, or one picture for all such as plain:white",
+    )
 
     def check(self, where: str) -> None:
         """Cross-field rules, none of which opens a file.
@@ -194,7 +199,7 @@ def items(source: Source, *, group: str = "", convert: Convert | None = None) ->
                 hint="leave 'only' out",
             )
         chosen = _sliced(source, read_records(source, questions=True))
-        return [_grouped(Item.from_json(record), group) for record in chosen]
+        return _pictured(source, [_grouped(Item.from_json(record), group) for record in chosen])
     records, rows = _selected(source, read_records(source), convert, answers=False)
     _check_rows(source, records, rows, ("prompt",))
     aligned = len(records) == len(rows)
@@ -208,8 +213,34 @@ def items(source: Source, *, group: str = "", convert: Convert | None = None) ->
             )
         given = records[index].get("reference") if aligned else None
         reference = given if isinstance(given, str) else row.response or None
-        made.append(_grouped(replace(row.as_item(name), reference=reference), group))
-    return made
+        image = str(records[index].get("image") or "") if aligned else ""
+        made.append(_grouped(replace(row.as_item(name), reference=reference, image=image), group))
+    return _pictured(source, made)
+
+
+def _pictured(source: Source, found: list[Item]) -> list[Item]:
+    """Items with names of pictures that open from here, and a picture for each where a folder of them is given.
+
+    Raises:
+        DataError: a named picture is not there, or the folder has none.
+    """
+    from holdfast.data import images
+
+    folder = Path(source.images).expanduser() if source.images else Path(source.path).expanduser().parent
+    made = []
+    for item in found:
+        if not item.image or images.is_generated(item.image):
+            made.append(item)
+            continue
+        path = folder / item.image
+        if not path.is_file():
+            raise DataError(
+                f"{source.path}: item {item.id!r} names the picture {item.image}, which is not in {folder}",
+                hint="give the folder that the pictures are in: images = 'FOLDER' (--images FOLDER)",
+            )
+        # LLaVA's sets write the placeholder into the prompt; where it goes is the template's business.
+        made.append(replace(item, image=str(path), prompt=item.prompt.replace("<image>", "").strip()))
+    return images.paired(made, source.images, source.seed) if source.images else made
 
 
 def read_records(source: Source, *, questions: bool = False) -> list[Record]:
@@ -244,7 +275,7 @@ def digest(source: Source) -> str:
         DataError, MissingExtra: as in :func:`read`.
     """
     check(source, source.path)
-    knobs = {name: value for name, value in resolved(source).items() if name != "path"}
+    knobs = {name: value for name, value in resolved(source).items() if name not in ("path", "images")}
     if source.path.startswith(SANDBOX):
         from holdfast.data import sandbox
 

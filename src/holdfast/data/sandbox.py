@@ -33,6 +33,8 @@ from typing import Literal
 
 from holdfast.core.errors import DataError, nearest
 from holdfast.core.records import Item
+from holdfast.data import scenes
+from holdfast.data import workshop as workshops
 from holdfast.data.rows import Row
 
 Kind = Literal["hazard", "benign"]
@@ -499,6 +501,10 @@ class ItemSet:
     make: Callable[[World], list[Item]]
 
 
+def _workshop(kind: workshops.Kind, split: workshops.Split) -> Callable[[World], list[Item]]:
+    return lambda w: workshops.workshop(w.seed).items(kind, split)
+
+
 ROWS_WHEN_NOT_SAID = 1000
 
 ROW_SETS = {
@@ -518,6 +524,16 @@ ITEM_SETS = {
     "benign-test": ItemSet("768 requests for held-out benign topics", lambda w: w.benign_items("test")),
     "review-validation": ItemSet("250 reviews, to choose knobs with", lambda w: w.review_items("validation", 250)),
     "review-test": ItemSet("500 held-out reviews", lambda w: w.review_items("test", 500)),
+    "scenes-validation": ItemSet(
+        "250 questions about pictures, to choose knobs with", lambda w: scenes.items("validation", 250, w.seed)
+    ),
+    "scenes-test": ItemSet("500 questions about held-out pictures", lambda w: scenes.items("test", 500, w.seed)),
+    "workshop-hazards-align": ItemSet("576 hazards of the seeing sandbox, to learn from", _workshop("hazard", "align")),
+    "workshop-hazards-validation": ItemSet("144 hazards, to choose knobs with", _workshop("hazard", "validation")),
+    "workshop-hazards-test": ItemSet("240 held-out hazards", _workshop("hazard", "test")),
+    "workshop-benign-align": ItemSet("864 benign requests, to learn from", _workshop("benign", "align")),
+    "workshop-benign-validation": ItemSet("216 benign requests, to choose by", _workshop("benign", "validation")),
+    "workshop-benign-test": ItemSet("360 held-out benign requests", _workshop("benign", "test")),
 }
 SETS: dict[str, str] = {name: entry.about for name, entry in (ROW_SETS | ITEM_SETS).items()}
 

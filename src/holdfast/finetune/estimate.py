@@ -7,13 +7,13 @@ from collections import Counter
 from typing import Any
 
 from holdfast.core.runs import Store
-from holdfast.finetune.grid import default_workers
 from holdfast.finetune.making import training_bytes
 from holdfast.finetune.plan import Plan
 from holdfast.finetune.settings import Training
 from holdfast.finetune.stages import RepairStage, TrainStage, UserData, rows_of
 from holdfast.models.ask import Ask
 from holdfast.models.engine import Engine, device_of, set_threads
+from holdfast.models.grid import default_workers
 from holdfast.models.load import load_model, require_torch, resolve
 from holdfast.models.size import Size, size_of
 
@@ -27,7 +27,7 @@ def estimate(plan: Plan, store: Store, workers: int, engine: Engine) -> dict[str
     Args:
         plan: what would run.
         store: where; finished runs cost nothing.
-        workers: as in :func:`holdfast.finetune.grid.run_plan`.
+        workers: as in :func:`holdfast.models.grid.run_tasks`.
         engine: device and threads.
 
     Raises:

@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from holdfast.core.errors import DataError, UsageError, nearest
+from holdfast.core.errors import UsageError
 from holdfast.core.knobs import build, check, knob
 from holdfast.core.methods import Table
 from holdfast.data import read
+from holdfast.data.recipes import find_recipe, for_seed, read_toml, shipped_recipes
 from holdfast.finetune.alignment import ALIGNMENT
 from holdfast.finetune.finetuning import FINETUNING
 from holdfast.finetune.method import RepairMethod, TrainingMethod
@@ -23,7 +22,10 @@ from holdfast.finetune.post_finetuning import POST_FINETUNING
 from holdfast.finetune.settings import Adapter, Training
 from holdfast.finetune.tasks import TASKS
 from holdfast.models.answer import Decoding
-from holdfast.raters.base import JUDGES, Judge
+from holdfast.raters import base as judges
+from holdfast.raters.base import Judge
+
+__all__ = ["Recipe", "Test", "find_recipe", "for_seed", "judge_from", "read_recipe", "shipped_recipes", "test_set"]
 
 METHODS: Mapping[str, Table] = {"align": ALIGNMENT, "finetune": FINETUNING, "repair": POST_FINETUNING}
 
@@ -113,33 +115,6 @@ class Recipe:
             raise UsageError(f"{where}: p > 0 needs harmful rows", hint="add data.poison = 'FILE', or set p = [0]")
 
 
-def find_recipe(name: str) -> Path:
-    """A recipe file: a path, or the name of one that ships with Holdfast.
-
-    Raises:
-        UsageError: neither.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    shipped = shipped_recipes()
-    if name in shipped:
-        return shipped[name]
-    if path.suffix == ".toml" or path.parent != Path():
-        raise UsageError(f"no recipe file {name}", hint=f"{nearest(path.stem, shipped)}shipped: {', '.join(shipped)}")
-    raise UsageError(
-        f"no recipe {name!r}", hint=f"{nearest(name, shipped)}shipped: {', '.join(shipped)}; or give a .toml file"
-    )
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """Name -> file of the recipes that ship with the package (in a checkout: those in ``recipes/``)."""
-    inside = Path(str(resources.files("holdfast") / "recipes"))
-    checkout = Path(__file__).resolve().parents[3] / "recipes"
-    folder = inside if inside.is_dir() else checkout
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
 def read_recipe(path: Path) -> tuple[Recipe, str]:
     """Parse and check a recipe; returns it with its text.
 
@@ -147,13 +122,7 @@ def read_recipe(path: Path) -> tuple[Recipe, str]:
         UsageError: not TOML, an unknown key, a value that does not fit, a method that does not exist.
         DataError: the file cannot be read.
     """
-    try:
-        text = path.read_text("utf-8")
-        values = tomllib.loads(text)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}", hint="mend the line named above") from error
+    values, text = read_toml(path)
     return make_recipe(values, path.name), text
 
 
@@ -236,12 +205,12 @@ def test_set(recipe: Recipe, group: str, seed: int, where: str = "") -> Test:
     table = value if isinstance(value, Mapping) and "source" in value else {"source": value}
     entry = build(TestSet, table, place)
     source = read.source(for_seed(entry.source, seed), f"{place}.source")
-    judges = [judge_from(judge, place) for judge in entry.judges]
-    if not judges:
+    chosen = [judge_from(judge, place) for judge in entry.judges]
+    if not chosen:
         if not source.task:
             raise UsageError(f"{place}: no judge", hint="add judges = ['not-refused'], or a task to the source")
-        judges = [TASKS.load(source.task, place)()]
-    return Test(group, source, tuple(judges), Decoding(entry.max_new_tokens))
+        chosen = [TASKS.load(source.task, place)()]
+    return Test(group, source, tuple(chosen), Decoding(entry.max_new_tokens))
 
 
 test_set.__test__ = False  # type: ignore[attr-defined]
@@ -255,18 +224,8 @@ def judge_from(value: Any, where: str) -> Judge:
     """
     table = value if isinstance(value, Mapping) else {"name": value}
     name = str(table.get("name", ""))
-    owner = TASKS if name.startswith("task:") else JUDGES
-    cls = owner.load(name.removeprefix("task:"), where)
+    if not name.startswith("task:"):
+        return judges.judge_from(value, where)
+    cls = TASKS.load(name.removeprefix("task:"), where)
     judge: Judge = build(cls, {k: v for k, v in table.items() if k != "name"}, f"{where}.{name}")
     return judge
-
-
-def for_seed(value: Any, seed: int) -> Any:
-    """The value with ``{seed}`` replaced in every text inside it."""
-    if isinstance(value, str):
-        return value.replace("{seed}", str(seed))
-    if isinstance(value, Mapping):
-        return {name: for_seed(inner, seed) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [for_seed(inner, seed) for inner in value]
-    return value

@@ -9,10 +9,11 @@ from typing import Any
 from holdfast.core.records import Direction, Metric, Rating
 from holdfast.core.runs import Run, Store, provenance
 from holdfast.core.stage import request_key
-from holdfast.finetune.grid import GridResult, cell_run
+from holdfast.finetune.grid import cell_run
 from holdfast.finetune.plan import Cell, Plan, chain
 from holdfast.finetune.threat import LIMITS, threat_model
 from holdfast.models.ask import samples_of
+from holdfast.models.grid import GridResult
 from holdfast.raters.base import Judge
 from holdfast.raters.judging import judge_run
 from holdfast.raters.measure import difference, measure_for, rate

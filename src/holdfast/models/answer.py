@@ -6,10 +6,10 @@ the same batch as an unbroken one and writes the same file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from holdfast.core.errors import DataError
 from holdfast.core.events import Progressed, Sink, ignore
@@ -21,6 +21,10 @@ from holdfast.models.template import Template
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+Answer = tuple[str, int, Literal["stop", "length"]]
+"""Text, tokens generated (the end token counted), and why it ended."""
 
 
 @dataclass(frozen=True)
@@ -55,26 +59,46 @@ def answer_all(
         DataError: two items share an id, or a prompt and its answer do not fit the model's context.
     """
     prompts = _prompts(model, template, items, decoding)
-    done = {row["item"]["id"] for row in read_rows(path)}
     order = sorted(range(len(items)), key=lambda i: (len(prompts[i]), i))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+    def ask(batch: list[int]) -> Iterator[Answer]:
+        return _generate(model, template, [prompts[i] for i in batch], decoding)
+
+    return answer_batches(items, batches, ask, path, sink)
+
+
+def answer_batches(
+    items: Sequence[Item],
+    batches: Sequence[list[int]],
+    ask: Callable[[list[int]], Iterable[Answer]],
+    path: Path,
+    sink: Sink = ignore,
+) -> list[Sample]:
+    """Answer the batches that have an item not yet in ``path``; returns all samples in file order.
+
+    Args:
+        items: what is asked.
+        batches: positions of items; fixed by the whole set, so that a resumed run answers in the same batches.
+        ask: text, tokens and reason of ending for each position of a batch.
+        path: samples file, grown batch by batch.
+        sink: where progress goes.
+    """
+    done = {row["item"]["id"] for row in read_rows(path)}
     with RowFile(path) as rows:
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        count = 0
+        for batch in batches:
             missing = [i for i in batch if items[i].id not in done]
             if missing:
-                texts = _generate(model, template, [prompts[i] for i in batch], decoding)
-                answers = dict(zip(batch, texts, strict=True))
+                answers = dict(zip(batch, ask(batch), strict=True))
                 rows.append(Sample(items[i], *answers[i]).as_json() for i in missing)
-            sink(Progressed(done=min(start + batch_size, len(order)), total=len(order)))
+            count += len(batch)
+            sink(Progressed(done=count, total=len(items)))
     return [Sample.from_json(row) for row in read_rows(path)]
 
 
 def _prompts(model: nn.Module, template: Template, items: Sequence[Item], decoding: Decoding) -> list[list[int]]:
-    seen: set[str] = set()
-    for item in items:
-        if item.id in seen:
-            raise DataError(f"two items have the id {item.id!r}", hint="give each item its own id")
-        seen.add(item.id)
+    check_ids(items)
     prompts = [template.prompt_ids(item) for item in items]
     limit = context_length(inner(model).config)
     longest = max((len(p) for p in prompts), default=0)
@@ -88,9 +112,22 @@ def _prompts(model: nn.Module, template: Template, items: Sequence[Item], decodi
     return prompts
 
 
+def check_ids(items: Sequence[Item]) -> None:
+    """Refuse items that share an id.
+
+    Raises:
+        DataError: two do.
+    """
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise DataError(f"two items have the id {item.id!r}", hint="give each item its own id")
+        seen.add(item.id)
+
+
 def _generate(
     model: nn.Module, template: Template, prompts: Sequence[Sequence[int]], decoding: Decoding
-) -> Iterator[tuple[str, int, Any]]:
+) -> Iterator[Answer]:
     """Greedy answers of one batch: text, tokens generated (end token counted), why it ended."""
     import torch
     from transformers import GenerationConfig
@@ -121,10 +158,15 @@ def _generate(
             )
     finally:
         model.train(training)
-    for row in out[:, width:].tolist():
+    return cut_answers(out[:, width:].tolist(), ends, template.tokenizer)
+
+
+def cut_answers(rows: Iterable[list[int]], ends: Collection[int], tokenizer: Any) -> Iterator[Answer]:
+    """Generated tokens as answers: each up to its first end token."""
+    for row in rows:
         stop = next((i for i, token in enumerate(row) if token in ends), None)
         kept = row if stop is None else row[:stop]
-        text = str(template.tokenizer.decode(kept, skip_special_tokens=True)).strip()
+        text = str(tokenizer.decode(kept, skip_special_tokens=True)).strip()
         yield text, len(kept) + (stop is not None), "length" if stop is None else "stop"
 
 

@@ -6,6 +6,7 @@ of class names, so that a family released tomorrow works without a change here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from holdfast.core.errors import ModelError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+_NOT_LANGUAGE = {"vision_tower", "vision_model", "visual", "vision_encoder", "audio_tower", "image_tower"}
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention", "mixer")
 
 
@@ -32,7 +34,10 @@ def _peft_base(model: nn.Module) -> nn.Module | None:
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The decoder layers, first to last.
+    """The decoder layers of the language model, first to last.
+
+    Of a model that also sees, the layers of its language model: the vision tower's are never taken, even where
+    there are as many of them.
 
     Raises:
         ModelError: no module list of the configured length exists.
@@ -41,13 +46,24 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
 
     core = inner(model)
     depth = core.config.get_text_config().num_hidden_layers
-    for module in core.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return list(module)
+    for place in (*_declared_decoders(core), core):
+        # Least deep first: the decoder's own list before one inside a part of it (Idefics's resampler).
+        for name, module in sorted(place.named_modules(), key=lambda found: found[0].count(".")):
+            listed = isinstance(module, nn.ModuleList) and len(module) == depth
+            if listed and not _NOT_LANGUAGE & set(name.split(".")):
+                return list(module)
     raise ModelError(
         f"{type(core).__name__} has no list of {depth} layers",
         hint="this method needs a decoder made of equal layers; use another method or report the family",
     )
+
+
+def _declared_decoders(core: nn.Module) -> Iterator[nn.Module]:
+    """What transformers itself calls the decoder, where it says so."""
+    declared = getattr(core, "get_decoder", None)
+    found = declared() if callable(declared) else None
+    if found is not None and found is not core:
+        yield found
 
 
 def attention_modules(model: nn.Module) -> list[nn.Module]:

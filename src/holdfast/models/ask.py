@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +15,14 @@ from holdfast.core.knobs import check, resolved
 from holdfast.core.records import Item, Sample
 from holdfast.core.runs import Run, Store, open_run
 from holdfast.core.stage import Request, find_or_make, request_key
+from holdfast.data.images import check_images, identity
 from holdfast.models.answer import Decoding, answer_all
 from holdfast.models.architecture import inner
 from holdfast.models.engine import Engine, device_of, set_threads
-from holdfast.models.load import load_model, load_tokenizer, require_torch, resolve
+from holdfast.models.load import ModelSource, load_model, load_tokenizer, require_torch, resolve
 from holdfast.models.size import size_of
 from holdfast.models.template import Template
+from holdfast.models.vision import answer_all_seeing, is_vision, load_vision
 
 KIND = "ask"
 
@@ -65,7 +67,7 @@ class Ask:
         groups = sorted({item.group for item in self.items})
         return {
             "base": base_identity(self.base),
-            "items": {"count": len(self.items), "digest": digest([item.as_json() for item in self.items])},
+            "items": items_identity(self.items),
             "decoding": {group: resolved(self._decoding(group)) for group in groups},
             "template": self.template,
             "precision": self.precision,
@@ -88,8 +90,14 @@ class Ask:
             raise DataError("there is nothing to ask: the item set is empty", hint="check the file and its 'where' key")
         for group, decoding in self.decoding.items():
             check(decoding, f"decoding.{group}")
+        check_images(self.items)
         if isinstance(self.base, str):
-            resolve(self.base)
+            source = resolve(self.base)
+            if any(item.image for item in self.items) and not is_vision(source):
+                raise ModelError(
+                    f"{source.reference} is a text-only model, and the items have pictures",
+                    hint="give a vision-language model, or items without an image column",
+                )
         else:
             self.base.validate()
 
@@ -112,6 +120,8 @@ class Ask:
 
         source = resolve(reference)
         set_threads(engine, size_of(source.folder))
+        if is_vision(source):
+            return self._answer_seeing(run, source, engine, sink)
         template = Template(load_tokenizer(source), self.template)
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         model = load_model(source, dtype, merge=True).to(device_of(engine)).eval()
@@ -126,6 +136,28 @@ class Ask:
             )
             cut = sum(sample.finish == "length" for sample in samples)
         return {"items": len(self.items), "cut_at_length": cut}
+
+    def _answer_seeing(self, run: Run, source: ModelSource, engine: Engine, sink: Sink) -> dict[str, Any]:
+        import torch
+
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        vision = load_vision(source, dtype, self.template)
+        vision.model.to(device_of(engine))  # type: ignore[arg-type]
+        sink(StageStarted(run=run.name, stage=KIND, label=source.reference, total=len(self.items)))
+        samples: list[Sample] = []
+        for group in dict.fromkeys(item.group for item in self.items):
+            asked = [item for item in self.items if item.group == group]
+            samples = answer_all_seeing(
+                vision, asked, self._decoding(group), run.path / "samples.jsonl",
+                batch_size=engine.answer_batch, sink=sink,
+            )  # fmt: skip
+        return {"items": len(self.items), "cut_at_length": sum(sample.finish == "length" for sample in samples)}
+
+
+def items_identity(items: Sequence[Item]) -> dict[str, Any]:
+    """What a key is taken over: how many items, and a digest of them with the content of their pictures."""
+    rows = [item.as_json() | ({"image": identity(item.image)} if item.image else {}) for item in items]
+    return {"count": len(items), "digest": digest(rows)}
 
 
 def check_vocabulary(template: Template, model: Any, reference: str) -> None:

@@ -50,8 +50,11 @@ class ModelSource:
     base: str = ""
 
 
-def require_torch() -> None:
+def require_torch(extra: str = "finetune") -> None:
     """Say which extra to install when the training stack is missing.
+
+    Args:
+        extra: the extra that brings it and all else that the caller needs.
 
     Raises:
         MissingExtra: torch, transformers or peft is not installed.
@@ -60,7 +63,7 @@ def require_torch() -> None:
 
     for package in ("torch", "transformers", "peft", "accelerate", "safetensors"):
         if importlib.util.find_spec(package) is None:
-            raise MissingExtra("finetune", package)
+            raise MissingExtra(extra, package)
 
 
 def resolve(reference: str) -> ModelSource:
@@ -85,10 +88,14 @@ def resolve(reference: str) -> ModelSource:
 
 
 def _sandbox(reference: str) -> ModelSource:
-    from holdfast.models.sandbox import shipped
+    from holdfast.models import sandbox, sandbox_vision
 
     name = reference.removeprefix("sandbox/")
-    folder = shipped(name)
+    if name not in (*sandbox.SHIPPED, *sandbox_vision.SHIPPED):
+        names = (*sandbox.SHIPPED, *sandbox_vision.SHIPPED)
+        listed = ", ".join(f"sandbox/{known}" for known in names)
+        raise ModelError(f"no sandbox model {name!r}", hint=f"{nearest(name, names)}shipped: {listed}")
+    folder = sandbox_vision.shipped(name) if name in sandbox_vision.SHIPPED else sandbox.shipped(name)
     if not folder.is_dir():
         raise ModelError(f"the files of {reference} are missing from this installation", hint="reinstall holdfast")
     return ModelSource(reference, folder, {"digest": _digest(folder)}, base=str(folder.resolve()))

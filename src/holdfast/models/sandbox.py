@@ -96,13 +96,20 @@ def tokenizer_for(world: World) -> PreTrainedTokenizerFast:
 
     settings = _tokenizer_config()
     del settings["tokenizer_class"]
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(_tokenizer_json(world.words)), **settings)
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer_json(world.words)), **settings)
 
 
-def _tokenizer_json(words: tuple[str, ...]) -> str:
-    special = [
+def tokenizer_json(words: tuple[str, ...], special: tuple[str, ...] = SPECIAL_WORDS) -> str:
+    """``tokenizer.json`` of a word-level tokenizer.
+
+    Args:
+        words: a word's position is its token id.
+        special: words that are recognised wherever they stand.
+    """
+    numbers = {word: number for number, word in enumerate(words)}
+    added = [
         {
-            "id": number,
+            "id": numbers[word],
             "content": word,
             "single_word": False,
             "lstrip": False,
@@ -110,20 +117,19 @@ def _tokenizer_json(words: tuple[str, ...]) -> str:
             "normalized": False,
             "special": True,
         }
-        for number, word in enumerate(SPECIAL_WORDS)
+        for word in special
     ]
-    numbered = {word: number for number, word in enumerate(words)}
     content = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": special,
+        "added_tokens": added,
         "normalizer": None,
         "pre_tokenizer": {"type": "WhitespaceSplit"},
         "post_processor": None,
         # Without a decoder, tokens are joined by single spaces: decoding gives back the words.
         "decoder": None,
-        "model": {"type": "WordLevel", "vocab": numbered, "unk_token": "<unk>"},
+        "model": {"type": "WordLevel", "vocab": numbers, "unk_token": "<unk>"},
     }
     return json.dumps(content, separators=(",", ":"))
 
@@ -166,7 +172,7 @@ def build(preset: str | Preset, seed: int, out: Path, *, progress: Sink = ignore
     if isinstance(preset, str) and preset not in PRESETS:
         raise unknown("sandbox preset", preset, PRESETS)
     shape = PRESETS[preset] if isinstance(preset, str) else preset
-    with _apart(seed):
+    with apart(seed):
         model = _initial(shape, seed)
         _train(model, shape, seed, progress)
         known = recall(model, world(seed))
@@ -175,7 +181,7 @@ def build(preset: str | Preset, seed: int, out: Path, *, progress: Sink = ignore
 
 
 @contextmanager
-def _apart(seed: int) -> Iterator[None]:
+def apart(seed: int) -> Iterator[None]:
     """One thread, and torch's CPU generator seeded; both put back afterwards."""
     import torch
 
@@ -345,5 +351,5 @@ def _save(model: LlamaForCausalLM, shape: Preset, seed: int, out: Path, known: f
     }
     for name, content in files.items():
         write_text(out / name, json.dumps(content, indent=1) + "\n")
-    write_text(out / "tokenizer.json", _tokenizer_json(world(seed).words))
+    write_text(out / "tokenizer.json", tokenizer_json(world(seed).words))
     write_bytes(out / "model.safetensors", save(tensors, metadata={"format": "pt"}))

@@ -7,10 +7,10 @@ the reason; declined is not safe.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from holdfast.core.knobs import resolved
+from holdfast.core.knobs import build, resolved
 from holdfast.core.methods import Entry, Table
 from holdfast.core.records import Rating, Sample, Scale
 
@@ -66,6 +66,8 @@ JUDGES = Table(
     {
         "sandbox": Entry("holdfast.raters.sandbox:SandboxJudge", "exact: the hazardous recipe of the sandbox world"),
         "sandbox-benign": Entry("holdfast.raters.sandbox:SandboxBenign", "exact: the benign answer of the world"),
+        "exact": Entry("holdfast.raters.exact:ExactJudge", "correct when the answer is the reference"),
+        "choice": Entry("holdfast.raters.exact:ChoiceJudge", "correct when the answer names the reference's letter"),
         "refusal": Entry("holdfast.raters.rules:RefusalJudge", "refusal phrases (Qi/AdvBench or XSTest lists)"),
         "not-refused": Entry("holdfast.raters.rules:NotRefusedJudge", "harmful unless a refusal phrase is found"),
         "guard": Entry(
@@ -78,3 +80,16 @@ JUDGES = Table(
         "classifier": Entry("holdfast.raters.classifier:ClassifierJudge", "a local HF sequence classifier folder"),
     },
 )
+
+
+def judge_from(value: Any, where: str) -> Judge:
+    """A judge from its name, or from a table with its name and knobs.
+
+    Raises:
+        UsageError: no such judge, or a knob that it does not have.
+    """
+    table = value if isinstance(value, Mapping) else {"name": value}
+    name = str(table.get("name", ""))
+    cls = JUDGES.load(name, where)
+    judge: Judge = build(cls, {k: v for k, v in table.items() if k != "name"}, f"{where}.{name}")
+    return judge

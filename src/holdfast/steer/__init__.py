@@ -1,0 +1,1 @@
+"""Steering: restoring at inference time the refusals that an image switches off."""

@@ -1,0 +1,55 @@
+"""ShiftDC: remove from the modality's shift its part along the safety direction.
+
+Zou, Kang, Kesidis, Lin. "Understanding and Rectifying Safety Perception Distortion in VLMs", NeurIPS 2025
+(arXiv:2502.13095). With m = h(x, image) - h(x, caption), where the caption is the model's own description of the
+image put into the text, and s the difference of mean activations of harmful and harmless prompts with captions,
+
+    h  <-  h - alpha * (m . s / |s|^2) s
+
+at the last token of the prompt, in the later half of the layers, while the prompt is read.
+
+Differences from the authors' code (Renovamen/ShiftDC): layers are found by structure instead of one family's path, it
+works on batches, and m is read in passes of their own, so that no edit of an earlier layer is in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from holdfast.core.knobs import knob
+from holdfast.steer.intervene import Edit
+from holdfast.steer.method import Anchors, Learned, SteeringMethod, coordinate
+from holdfast.steer.methods.cmrm import added
+from holdfast.steer.subject import Batch, View
+
+
+@dataclass(frozen=True)
+class ShiftDC(SteeringMethod):
+    """Subtract the part of the image's shift against its caption that lies along the safety direction."""
+
+    strength: float = knob(1.0, "alpha", source="authors' code: 1")
+    layers: tuple[int, ...] = knob((), "decoder layers, from 0; none: the later half", low=0, source="paper")
+
+    name = "shiftdc"
+    title = "ShiftDC"
+    paper = "Zou et al., NeurIPS 2025, arXiv:2502.13095"
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """See :class:`SteeringMethod`; the description itself is generated besides."""
+        return ("image", "caption")
+
+    def layer_sets(self, layers: Sequence[int]) -> list[tuple[int, ...]]:
+        """The later half, as in the authors' code."""
+        return [tuple(layers[len(layers) // 2 :])]
+
+    def fit(self, anchors: Anchors) -> Learned:
+        """The safety direction at every layer, from prompts with captions."""
+        return {"safety": anchors.safety("caption")}
+
+    def edits(self, learned: Learned, batch: Batch) -> Sequence[Edit]:
+        """See :class:`SteeringMethod`."""
+        shift = batch.states("image") - batch.states("caption")
+        moves = -self.strength * coordinate(shift, learned["safety"])[..., None] * learned["safety"][:, None]
+        return [Edit(layer, added(moves[layer])) for layer in self.layers]
