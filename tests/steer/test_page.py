@@ -67,7 +67,7 @@ def row(workload: str, title: str) -> Json:
         "predictors": ["layer 2: a sentence"],
     }
     seeds = [{"seed": s, "values": {}, "run": f"ask-{s}", **(chosen if method else {})} for s in (0, 1)]
-    cost = {"ratio": 1.25, "low": 1.1, "high": 1.42, "rounds": 5, "views": 2} if method else None
+    cost = {"ratio": 1.25, "low": 1.1, "high": 1.42, "rounds": 5, "extra": "2 more prefills"} if method else None
     return {
         "workload": workload, "title": title, "note": "", "method": method, "metrics": metrics, "against": against,
         "seeds": seeds, "cost": cost, "missing": [],

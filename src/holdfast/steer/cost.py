@@ -27,14 +27,14 @@ class Cost:
     Attributes:
         ratio, low, high: 1 costs nothing.
         rounds: how often both were timed, in turns.
-        views: further prefills a request.
+        extra: what a request costs beside its own prefill and generation, in words.
     """
 
     ratio: float
     low: float
     high: float
     rounds: int
-    views: int
+    extra: str
 
     def as_json(self) -> dict[str, Any]:
         """JSON object."""
@@ -85,11 +85,11 @@ def measure_costs(
         base = timed(None)
         for title, steering in methods.items():
             ratios[title].append(timed(steering) / base)
-    return {title: _cost(found, len(methods[title].method.views)) for title, found in ratios.items()}
+    return {title: _cost(found, methods[title].method.extra) for title, found in ratios.items()}
 
 
-def _cost(ratios: list[float], views: int) -> Cost:
+def _cost(ratios: list[float], extra: str) -> Cost:
     logs = [math.log(ratio) for ratio in ratios]
     middle = fmean(logs)
     half = student(0.95, len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
-    return Cost(math.exp(middle), math.exp(middle - half), math.exp(middle + half), len(ratios), views)
+    return Cost(math.exp(middle), math.exp(middle - half), math.exp(middle + half), len(ratios), extra)

@@ -125,6 +125,12 @@ class SteeringMethod:
         """Views that a request is read in beside its own: each is one more prefill."""
         return ()
 
+    @property
+    def extra(self) -> str:
+        """What a request costs beside its own prefill and generation, in words for the report."""
+        count = len(self.views)
+        return f"{count} more prefill{'' if count == 1 else 's'}" if count else "no more prefills"
+
     def answer(self, subject: Subject, learned: Learned, items: Sequence[Item], decoding: Decoding) -> list[Sample]:
         """Answers of the steered model, in order."""
         return subject.samples(items, decoding, lambda batch: self.around(learned, batch))

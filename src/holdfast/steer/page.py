@@ -413,14 +413,9 @@ def _cost(row: Json) -> dict[str, Any]:
         return {"reason": "", "value": "1×", "interval": "", "n": "by definition", "diff": "", "tone": ""}
     if cost is None:
         return {"reason": "not timed"}
-    views = (
-        f"{cost['views']} more {'prefill' if cost['views'] == 1 else 'prefills'}"
-        if cost["views"]
-        else "no more prefills"
-    )
     return {
         "reason": "", "value": f"{cost['ratio']:.2f}×", "interval": f"[{cost['low']:.2f}, {cost['high']:.2f}]",
-        "n": f"n = {cost['rounds']} rounds", "diff": views, "tone": "",
+        "n": f"n = {cost['rounds']} rounds", "diff": cost["extra"], "tone": "",
     }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from holdfast.data.recipes import for_seed, read_toml
 from holdfast.steer.choose import Choice
 from holdfast.steer.exam import Exam, exam, items_from
 from holdfast.steer.method import STEERING, SteeringMethod
-from holdfast.steer.stage import Speaking
+from holdfast.steer.stage import Speaking, check_unsafe
 from holdfast.steer.subject import CAPTION_PROMPT
 
 KNOWN_UTILITIES = ("over_refusal", "benign_accuracy", "visual_correct")
@@ -149,6 +149,8 @@ def material(recipe: Recipe, seed: int) -> Material:
         name: {g: exam(g, for_seed(v, seed), f"{name}.{g}", seed=seed + 1000 * step) for g, v in table.items()}
         for step, (name, table) in enumerate((("validation", recipe.validation), ("test", recipe.test)), 1)
     }
+    for exams in sets.values():
+        check_unsafe(exams["harmful"])
     return Material(found["harmful"], found["benign"], sets["validation"], sets["test"])
 
 

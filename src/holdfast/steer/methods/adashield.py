@@ -38,6 +38,11 @@ class AdaShield(SteeringMethod):
     paper = "Wang et al., ECCV 2024, arXiv:2403.09513"
     off = {"prompt": ""}
 
+    @property
+    def extra(self) -> str:
+        """See :class:`SteeringMethod`."""
+        return "a longer prompt"
+
     def answer(self, subject: Subject, learned: Learned, items: Sequence[Item], decoding: Decoding) -> list[Sample]:
         """See :class:`SteeringMethod`."""
         lead = f"{self.prompt} " if self.prompt else ""

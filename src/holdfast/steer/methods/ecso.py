@@ -61,6 +61,11 @@ class Ecso(SteeringMethod):
             if name == "ask" and any(f"\0{part}\0" not in filled for part in known):
                 raise UsageError(f"{where}.{name} needs {shown}", hint="put both into the wording")
 
+    @property
+    def extra(self) -> str:
+        """See :class:`SteeringMethod`."""
+        return {"self": "1 to 3 more generations", "always": "2 more generations", "never": "nothing"}[self.tell]
+
     def answer(self, subject: Subject, learned: Learned, items: Sequence[Item], decoding: Decoding) -> list[Sample]:
         """See :class:`SteeringMethod`."""
         made = subject.samples(items, decoding)

@@ -40,6 +40,11 @@ class ShiftDC(SteeringMethod):
         """See :class:`SteeringMethod`; the description itself is generated besides."""
         return ("image", "caption")
 
+    @property
+    def extra(self) -> str:
+        """See :class:`SteeringMethod`."""
+        return "a description and 2 more prefills"
+
     def layer_sets(self, layers: Sequence[int]) -> list[tuple[int, ...]]:
         """The later half, as in the authors' code."""
         return [tuple(layers[len(layers) // 2 :])]
