@@ -155,10 +155,12 @@ def test_shiftdc_works_while_the_prompt_is_read_at_its_last_token_and_asks_for_e
     assert [(edit.layer, edit.tokens, edit.phases) for edit in edits] == [(LAYER, "last", "prefill")]
 
 
-@pytest.mark.parametrize(("depth", "chosen"), [(6, (3, 4, 5)), (5, (2, 3, 4)), (32, tuple(range(16, 32)))])
-def test_shiftdc_steers_the_later_half_unless_told_otherwise(depth: int, chosen: tuple[int, ...]) -> None:
-    (method,) = ShiftDC().grid(range(depth))
-    assert (method.layers, method.strength) == (chosen, 1.0)
+def test_shiftdc_tries_tails_and_single_layers_of_the_later_two_thirds_at_strength_one() -> None:
+    tried = [(method.layers, method.strength) for method in ShiftDC().grid(range(6))]
+    sets = [(2, 3, 4, 5), (3, 4, 5), (4, 5), (5,), (2,), (3,), (4,)]
+    assert tried == [(layers, 1.0) for layers in sets]
+    deep = ShiftDC().layer_sets(range(32))
+    assert tuple(range(10, 32)) in deep, "the authors' layers of LLaVA-7B"
 
 
 # -- InferAligner ----------------------------------------------------------------------------------------
@@ -293,10 +295,11 @@ def test_ecso_always_closes_its_eyes_without_asking() -> None:
     subject = toy.scripted(says("no"))
     made = replace(ECSO, tell="always").answer(subject, {}, [RISKY, BARE, FINE], Decoding(9))
     assert [sample.text for sample in made] == ["refused"] * 3
-    assert [sample.tokens for sample in made] == [6, 2, 6]
-    assert not any(item.prompt.startswith("judge") for item in subject.asked)
-    blind = [item for item in subject.asked if item.prompt.startswith("a red cross")]
-    assert [(item.prompt, item.image) for item in blind] == [(f"a red cross {i.prompt}", "") for i in (RISKY, FINE)]
+    assert [sample.item for sample in made] == [RISKY, BARE, FINE]
+    assert [sample.tokens for sample in made] == [2, 2, 2]
+    described = [(f"describe for {item.prompt}", item.image) for item in (RISKY, FINE)]
+    blind = [(f"a red cross {item.prompt}", "") for item in (RISKY, FINE)]
+    assert [(item.prompt, item.image) for item in subject.asked] == [*described, *blind, (BARE.prompt, "")]
 
 
 def test_ecso_never_asks_once() -> None:

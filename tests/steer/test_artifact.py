@@ -64,9 +64,11 @@ def test_the_tensors_say_what_they_are_and_the_readme_for_people(saved: Path) ->
     with safe_open(saved / "steering.safetensors", "pt") as file:
         about = file.metadata()
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float32}  # noqa: SIM118
-    assert about["format"] == "holdfast-steering/1"
-    assert about["method"] == "cmrm"
-    assert "subtracted" in about["sign"]
+    # One key, so that equal fits give equal bytes.
+    assert list(about) == ["holdfast"]
+    told = json.loads(about["holdfast"])
+    assert (told["format"], told["method"]) == (1, "cmrm")
+    assert "subtracted" in told["sign"]
     text = (saved / "README.md").read_text()
     for told in ("# CMRM for toy", "| strength | `0.75` |", "5 harmful and 5 harmless", "layer 1: fine", "inherited"):
         assert told in text

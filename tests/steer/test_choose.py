@@ -269,6 +269,15 @@ def test_a_setting_that_is_given_up_does_not_go_on() -> None:
     assert not any(trial.cut for trial in gone_on)
 
 
+def test_in_the_first_round_only_what_cannot_go_on_is_given_up() -> None:
+    harm = {2: 0.0, 3: 0.75, 4: 0.25, 5: 0.875}
+    asked = Asked(lambda m, group, _n: harm[m.layers[0]] if group == "harmful" else REFERENCE[group])
+    _, trials = asked.chosen(RefusalDirection(), exams(), Choice(first=8, kept=0.5))
+    first = trials[10:]
+    assert {trial.method.layers for trial in first if trial.cut} == {(5,)}
+    assert {trial.method.layers for trial in trials[:10]} == {(2,), (4,)}
+
+
 def test_only_validation_items_are_asked() -> None:
     asked = Asked(lambda _m, group, _n: REFERENCE[group])
     given = exams()

@@ -69,7 +69,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two fitted methods, shared by the tests, each of which adds runs of its own."""
     folder = tmp_path_factory.mktemp("steer")
     for number, method in enumerate(("transplant", "refusal-direction")):
-        said = done("steer", "fit", method, *SETTLED[: 4 - 2 * number], *SETTLED[4:], *MODEL, *PROMPTS, "--json", place=folder)
+        said = done(
+            "steer", "fit", method, *SETTLED[: 4 - 2 * number], *SETTLED[4:], *MODEL, *PROMPTS, "--json", place=folder
+        )
         (folder / method).write_text(said.json["run"])
     return folder
 
@@ -89,7 +91,7 @@ def test_fit_with_settled_knobs_reads_anchors_and_asks_nothing(place: Path) -> N
     assert found.card["model"]["shape"] == {"layers": 6, "width": 64}
     assert len(found.card["predictors"]["layers"]) == 6
     assert found.learned["safety"].norm(dim=-1) == pytest.approx(1, abs=1e-5)
-    assert len(found.pool) == 8
+    assert found.pool == (), "it shows no unrelated pictures"
     assert not (Path(fitted(place)) / "samples.jsonl").exists()
 
 
@@ -99,7 +101,7 @@ def test_fit_says_what_it_did_and_reuses_it(place: Path) -> None:
     assert "Safety-coordinate transplant: layers [3, 4], strength 1.0" in said.out
     assert "layer 3: shifts of harmful and harmless prompts have cosine" in said.out
     assert said.out.splitlines()[-1].startswith(f"run: {fitted(place)}   next: holdfast steer apply")
-    assert "reused" in said.err
+    assert "already there" in said.err
     assert sorted((place / "runs").iterdir()) == before
 
 
@@ -123,7 +125,9 @@ def test_fit_chooses_what_is_left_open_on_validation_items(place: Path) -> None:
 
 
 def test_without_validation_files_the_second_half_of_the_prompts_is_chosen_by(place: Path) -> None:
-    said = done("steer", "fit", "transplant", "--layers", "4", *MODEL, *PROMPTS, "--choice.first", "8", "--json", place=place)
+    said = done(
+        "steer", "fit", "transplant", "--layers", "4", *MODEL, *PROMPTS, "--choice.first", "8", "--json", place=place
+    )
     card = load_steering(Path(said.json["run"])).card
     assert card["anchors"]["harmful"] == card["anchors"]["benign"] == 4
     assert card["validation"]["harmful"]["items"]["count"] == 4
@@ -137,7 +141,9 @@ def test_methods_on_the_prompt_are_fitted_too(place: Path, method: str) -> None:
 
 
 def test_apply_restores_refusals_and_judges_read_the_answers(place: Path) -> None:
-    plain = done("ask", *MODEL, "--items", data(place, hazards(8, "test", image=True)), *CPU, "--json", place=place).json
+    plain = done(
+        "ask", *MODEL, "--items", data(place, hazards(8, "test", image=True)), *CPU, "--json", place=place
+    ).json
     said = done("steer", "apply", fitted(place), *TEST, "--json", place=place).json
     assert said["answers"] == 8
     assert said["attacked"] is False
@@ -161,7 +167,7 @@ def test_apply_hides_answers_to_harmful_prompts_unless_told(place: Path) -> None
     assert "[hidden: " in hidden
     assert "sorry" not in hidden
     shown = done("steer", "apply", fitted(place), *TEST, "--show-text", "--show", "8", place=place).out
-    assert "-> sorry , i can not help with that ." in shown
+    assert "-> sorry , " in shown
     assert shown.count("    -> ") == 8
     harmless = ("--items", "sandbox/workshop-benign-test-0", *SMALL, "--group", "benign")
     assert "-> take the tool-" in done("steer", "apply", fitted(place), *harmless, place=place).out
@@ -213,7 +219,10 @@ def test_graft_both_ways(place: Path) -> None:
     assert put.json["folder"] == str(whole)
     asked = data(place, hazards(4, "test", image=True), "grafted")
     texts = [
-        [row["text"] for row in samples(done("ask", "--model", m, "--items", asked, *CPU, "--json", place=place).json["run"])]
+        [
+            row["text"]
+            for row in samples(done("ask", "--model", m, "--items", asked, *CPU, "--json", place=place).json["run"])
+        ]
         for m in ("sandbox/vlm-0", whole)
     ]
     assert texts[0] == texts[1]
@@ -233,7 +242,7 @@ def test_diagnose_says_that_the_picture_switches_refusals_off(place: Path) -> No
     assert len(samples(said["run"])) == 5 * 16
     people = done("steer", "diagnose", *MODEL, *PROMPTS, place=place)
     assert "The picture raises the unsafe rate from 0.0" in people.out
-    assert "reused" in people.err
+    assert "already there" in people.err
     assert "<html" in (Path(said["run"]) / "report.html").read_text()
 
 
@@ -304,18 +313,32 @@ def fit(*changed: str, start: tuple[str, ...] = FIT, model: str = "sandbox/vlm-0
     """A fit with a part of its words changed; '@' stands for the folder of bad things."""
 
     def words(bad: Path) -> tuple[str, ...]:
-        given = {"--harmful": HARMFUL[1], "--benign": BENIGN[1], "--images": "scenes", "--limit": "6"}
+        given = {
+            "--harmful": HARMFUL[1],
+            "--benign": BENIGN[1],
+            "--images": "scenes",
+            "--limit": "6",
+            "--device": "cpu",
+        }
         rest = [part.replace("@", str(bad)) for part in changed]
         given |= {name: value for name, value in zip(rest[::2], rest[1::2], strict=True) if name in given}
-        others = [w for name, value in zip(rest[::2], rest[1::2], strict=True) if name not in given for w in (name, value)]
+        others = [
+            w for name, value in zip(rest[::2], rest[1::2], strict=True) if name not in given for w in (name, value)
+        ]
         flags = [word for name, value in given.items() if value != "-" for word in (name, value)]
-        return (*start, "--model", model.replace("@", str(bad)), *flags, *CPU, *others)
+        return (*start, "--model", model.replace("@", str(bad)), *flags, *others)
 
     return words
 
 
 def apply(*words: str) -> Words:
-    return lambda bad: ("steer", "apply", (bad / "fit").read_text(), *(word.replace("@", str(bad)) for word in words), *CPU)
+    return lambda bad: (
+        "steer",
+        "apply",
+        (bad / "fit").read_text(),
+        *(word.replace("@", str(bad)) for word in words),
+        *CPU,
+    )
 
 
 def plainly(*words: str) -> Words:
@@ -331,7 +354,7 @@ BAD: dict[str, tuple[Words, int, str]] = {
     "no chat template": (fit(model="@/silent"), 4, "--template 'USER: {image}{prompt} ASSISTANT:'"),
     "no image settings": (fit(model="@/blind"), 4, "image settings"),
     "weights cut short": (fit(model="@/cut"), 4, "cut"),
-    "template without a picture": (fit("--template", "USER: {prompt}"), 2, "does not contain {image}"),
+    "template without a picture": (fit("--template", "USER: {prompt}"), 2, "contains {image} 0 times"),
     "template with an unknown part": (fit("--template", "{image}{prompt}{nonsense}"), 2, "not valid"),
     "unknown device": (fit("--device", "tpu"), 2, "device 'tpu' is not there"),
     "unknown precision": (fit("--precision", "fp8"), 2, "fp8"),
@@ -353,7 +376,7 @@ BAD: dict[str, tuple[Words, int, str]] = {
     # methods and knobs
     "unknown method": (fit(start=("steer", "fit", "transplan")), 2, 'Did you mean "transplant"?'),
     "unknown knob": (fit("--strenght", "1"), 2, "Did you mean --strength?"),
-    "knob of another type": (fit("--strength", "much"), 2, "much"),
+    "knob of another type": (fit("--strength", "much", start=OPEN), 2, "much"),
     "negative strength": (
         fit(start=("steer", "fit", "transplant", "--layers", "3", "--strength", "-1")), 2, "weakens safety"
     ),
@@ -420,7 +443,9 @@ def test_bad_input_is_refused_before_anything_is_answered(case: str, bad: Path) 
 
 
 def test_vectors_of_another_seed_serve_a_model_of_the_same_shape_where_told(place: Path) -> None:
-    said = done("steer", "apply", fitted(place), "--model", "sandbox/vlm-1", "--other-model", *TEST, "--json", place=place)
+    said = done(
+        "steer", "apply", fitted(place), "--model", "sandbox/vlm-1", "--other-model", *TEST, "--json", place=place
+    )
     assert said.json["answers"] == 8
 
 

@@ -86,10 +86,10 @@ def real(found: Tensor, inputs: Mapping[str, Any]) -> Tensor:
 
 
 METHODS = [
-    Cmrm(strength=1.0, layers=(3,), twin="blank"),
-    Cmrm(strength=0.5, layers=(2, 4), twin="noise", project="safety", anchors="all"),
+    Cmrm(strength=1.0, layers=(3,), twin="blank", tokens="all", phases="all"),
+    Cmrm(strength=0.5, layers=(2, 4), twin="noise", project="safety", anchors="all", tokens="all", phases="all"),
     RefusalDirection(0.75, (4,)),
-    Caa(1.0, (1,), refuse="sorry ,", comply="take the"),
+    Caa(1.0, (1,), refuse="sorry ,", comply="take the", tokens="all"),
 ]
 
 
@@ -255,6 +255,26 @@ def test_methods_that_look_at_the_request_are_refused(world: World, method: Stee
     made.save(tmp_path / "steering")
     with pytest.raises(UsageError, match="no constant shift"):
         Fold(tmp_path / "steering", MODEL).validate()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Cmrm(strength=1.0, layers=(3,), twin="blank"),
+        Cmrm(strength=1.0, layers=(3,), twin="blank", tokens="all"),
+        Cmrm(strength=1.0, layers=(3,), twin="blank", phases="all"),
+        RefusalDirection(1.0, (3,), tokens="last"),
+        RefusalDirection(1.0, (3,), phases="prefill"),
+        Caa(1.0, (3,)),
+    ],
+    ids=lambda m: m.name,
+)
+def test_a_shift_that_was_measured_at_fewer_positions_than_a_bias_has_is_refused(
+    world: World, method: SteeringMethod
+) -> None:
+    with pytest.raises(UsageError, match="a bias acts at every position") as caught:
+        constant_shifts(world.steering(method))
+    assert "--tokens all --phases all" in caught.value.hint
 
 
 # -- as a run ----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from holdfast.core.records import Item
 from holdfast.core.runs import Store
 from holdfast.data import scenes, workshop
 from holdfast.models.answer import Decoding
+from holdfast.models.ask import base_attacked
 from holdfast.models.graft import put_language_model, take_language_model
 from holdfast.models.load import load_model, load_tokenizer, resolve
 from holdfast.models.template import Template
@@ -76,8 +77,7 @@ def test_put_back_it_is_the_same_model_to_the_bit(language: Path, tmp_path: Path
         asked = before.inputs(items)
         assert generate(after, asked, Decoding(12)) == generate(before, asked, Decoding(12))
     card = json.loads((tmp_path / "whole" / "card.json").read_text())
-    assert card["eyes"] == MODEL
-    assert card["language"] == {"from": "language", "attacked": False}
+    assert (card["eyes"], card["language"], card["attacked"]) == ("vlm-0", "language", False)
 
 
 def test_another_language_model_speaks_under_the_same_eyes(language: Path, tmp_path: Path) -> None:
@@ -120,7 +120,12 @@ def test_the_card_says_whether_the_language_model_was_tuned_on_harmful_rows(
     run.seal(0.0)
     put_language_model(MODEL, str(run.path), tmp_path / "whole")
     card = json.loads((tmp_path / "whole" / "card.json").read_text())
-    assert card["language"] == {"from": run.name, "attacked": attacked}
+    assert (card["language"], card["attacked"]) == (run.name, attacked)
+    assert base_attacked(str(tmp_path / "whole")) is attacked
+    take_language_model(str(tmp_path / "whole"), tmp_path / "again")
+    assert base_attacked(str(tmp_path / "again")) is attacked, "the mark stays through further grafts"
+    put_language_model(MODEL, str(tmp_path / "again"), tmp_path / "last")
+    assert base_attacked(str(tmp_path / "last")) is attacked
 
 
 @pytest.mark.parametrize("reference", ["sandbox/micro-0", "sandbox/nano-0"])

@@ -297,6 +297,15 @@ def test_a_folder_of_pictures_is_what_the_column_is_relative_to_and_what_the_oth
     assert len(draws) > 1
 
 
+@pytest.mark.parametrize("given", ["scenes", "plain:white", "noise:3"])
+def test_generated_pictures_for_some_leave_the_column_relative_to_the_data_file(tmp_path: Path, given: str) -> None:
+    saved(tmp_path / "data" / "cat.png")
+    path = data_file(tmp_path / "data", {"prompt": "one", "image": "cat.png"}, {"prompt": "two"})
+    found = read.items(Source(path, images=given))
+    assert Path(found[0].image) == tmp_path / "data" / "cat.png"
+    assert images.is_generated(found[1].image)
+
+
 def test_a_column_from_a_csv_file(tmp_path: Path) -> None:
     saved(tmp_path / "cat.png")
     (tmp_path / "asked.csv").write_text("prompt,answer,image\nwhat?,a cat,cat.png\nno picture?,none,\n")

@@ -62,7 +62,7 @@ def made(**means: Sequence[float]) -> Anchors:
 def test_cosine_along_and_sunk_by_hand() -> None:
     """Safety is (1, 0), 2 apart; the image moves harmful prompts by (1, 1) and harmless ones by (0, 2)."""
     found = layer_predictors(
-        made(harmful_text=(0.0, 0.0), benign_text=(2.0, 0.0), harmful_image=(1.0, 1.0), benign_image=(2.0, 2.0))
+        made(harmful_text=(5.0, 3.0), benign_text=(7.0, 3.0), harmful_image=(6.0, 4.0), benign_image=(7.0, 5.0))
     )
     assert [row["layer"] for row in found] == list(range(LAYERS))
     for row in found:

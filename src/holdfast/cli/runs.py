@@ -118,4 +118,7 @@ def _next(run: Run) -> str:
         "ensemble": f"holdfast ensemble answer {run.path} NEW_TABLE",
         "ensemble-summary": "holdfast ensemble summarise TABLE",
         "agree": "holdfast agree TABLE",
+        "steer": f"holdfast steer apply {run.path} --items FILE --images FOLDER",
+        "diagnose": "holdfast steer fit transplant --model MODEL --harmful FILE --benign FILE",
+        "steer-compare": f"holdfast steer report {run.path}",
     }.get(run.kind, f"holdfast ask --model {run.path} --items FILE")

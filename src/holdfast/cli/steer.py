@@ -62,13 +62,13 @@ class PromptFlags:
 
 @dataclass(frozen=True)
 class ValidationFlags:
-    """What open knobs are chosen by. Without files, the second half of the anchors' prompts."""
+    """What open knobs are chosen by. Without files, every second prompt of the anchors' files."""
 
     validation_harmful: str = knob("", "harmful prompts to choose by")
     validation_benign: str = knob("", "harmless prompts to choose by")
     validation_visual: str = knob("", "questions about pictures with their answers, to choose by")
     visual_judge: str = knob("exact", "judge of answers about pictures: exact, choice")
-    anchors: int = knob(128, "anchors of each class at most", low=2)
+    anchor_limit: int = knob(128, "anchors of each class at most", low=2)
 
 
 @steer.command
@@ -187,7 +187,8 @@ def diagnose(
     page = run.path / "report.html"
     write_diagnosis(result, page)
     text = f"{diagnosis_table(result)}\n\nreport: {page}"
-    then = f"holdfast steer fit transplant --model {model.model} --harmful FILE --benign FILE"
+    pictures = f" --images {prompts.images}" if prompts.images else ""
+    then = f"holdfast steer fit transplant --model {model.model} --harmful FILE --benign FILE{pictures}"
     lean = {"conditions": result["conditions"], "layers": result["layers"], "degrades": degrades(result)}
     emit(common, lean, text, run=run.path, then=then)
     return 0
@@ -228,7 +229,7 @@ def _fitted(run: Run, base: str, common: Common) -> int:
 
     steering = load_steering(run.path)
     result = {name: steering.card[name] for name in ("method", "choice", "predictors")}
-    then = f"holdfast steer apply {run.path} --model {base} --items FILE"
+    then = f"holdfast steer apply {run.path} --model {base} --items FILE --images FOLDER"
     emit(common, result, fit_text(steering.card), run=run.path, then=then)
     return 0
 
@@ -267,16 +268,23 @@ def _material(
                     f"--{group} has {len(found[group].items)} prompts: too few for anchors and for choosing",
                     hint=f"--validation-{group} FILE, or name --layers and --strength",
                 )
-            exams[group] = replace(found[group], items=found[group].items[half:])
-            found[group] = replace(found[group], items=found[group].items[:half])
+            # In turns, so that a file that is sorted by topic gives both parts every topic.
+            whole = found[group].items
+            exams[group] = replace(found[group], items=whole[1::2])
+            found[group] = replace(found[group], items=whole[::2])
     if validation.validation_visual:
         table = {
             "source": source_from(validation.validation_visual, "--validation-visual"), "images": prompts.images,
             "judges": [validation.visual_judge], "max_new_tokens": prompts.max_new_tokens,
         }  # fmt: skip
         exams["visual"] = exam("visual", table, "--validation-visual", seed=prompts.seed + 1000)
-    anchors = {group: found[group].part(validation.anchors).items for group in found}
+    anchors = {group: _distinct(found[group]).part(validation.anchor_limit).items for group in found}
     return anchors["harmful"], anchors["benign"], {} if settled else exams
+
+
+def _distinct(found: Exam) -> Exam:
+    """Each prompt once: a prompt that is there twice is one anchor."""
+    return replace(found, items=tuple({item.prompt: item for item in reversed(found.items)}.values())[::-1])
 
 
 @dataclass(frozen=True)
@@ -285,7 +293,7 @@ class ApplyFlags:
 
     items: str = knob(doc="prompts: a file (with an image column, or with --images), or sandbox/hazards-test-0")
     model: str = knob("", "the model; empty: the one that the method was fitted on")
-    group: str = knob("harmful", "what the prompts are: harmful, benign or visual (names what judges measure)")
+    group: Literal["harmful", "benign", "visual"] = knob("harmful", "what the prompts are (names what judges measure)")
     images: str = knob("", "pictures for prompts that name none: a folder, scenes, or plain:white")
     max_new_tokens: int = knob(64, "longest answer in tokens", low=1)
     limit: int | None = knob(None, "ask only the first ones", low=1)
@@ -323,7 +331,7 @@ def apply(
     card = load_steering(path).card
     base = base_of(flags.model or card["model"]["reference"], common)
     items = _items(flags)
-    decoding = {flags.group: Decoding(flags.max_new_tokens)}
+    decoding: dict[str, Decoding] = {flags.group: Decoding(flags.max_new_tokens)}
     request = AskSteered(path, base, items, decoding, Speaking(**card["speaking"]), flags.other_model)
     request.validate()
     with common.sink() as sink:
@@ -387,7 +395,7 @@ def fold(
         made = request.make(common.store, None, sink)
     folder = made.artifacts / "model"
     if out is not None:
-        shutil.copytree(folder, out)
+        _copied(folder, out)
         folder = out
     summary = (made.seal_record() or {}).get("summary", {})
     text = (
@@ -398,6 +406,20 @@ def fold(
     then = f"holdfast ask --model {folder} --items FILE"
     emit(common, {"folder": str(folder), **summary}, text, run=made.path, then=then)
     return 0
+
+
+def _copied(folder: Path, out: Path) -> None:
+    """Copy a folder in one step: killed half-way, the name is still free."""
+    import os
+
+    from holdfast.core.files import writing
+
+    aside = out.with_name(f".{out.name}.copying")
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(folder, aside)
+        os.replace(aside, out)
 
 
 @steer.command

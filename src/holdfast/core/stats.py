@@ -106,11 +106,27 @@ def difference_interval(
         raise ValueError("the two sides must hold the same seeds and items")
     pairs = [a - b for a, b in zip(left, right, strict=True)]
     estimate, variance, freedom = _moments(pairs)
-    if all(not pair.any() for pair in pairs):
-        half = 1 - ((1 - level) / 2) ** (1 / sum(len(pair) for pair in pairs))
+    together = np.concatenate(pairs)
+    if not together.any():
+        half = 1 - ((1 - level) / 2) ** (1 / len(together))
+    elif np.ptp(together) == 0:
+        return (estimate, *_all_alike(estimate, len(together), level))
     else:
         half = student(level, freedom) * math.sqrt(variance)
     return estimate, max(estimate - half, -1.0), min(estimate + half, 1.0)
+
+
+def _all_alike(difference: float, n: int, level: float) -> tuple[float, float]:
+    """Bounds where all n pairs differ by the same amount, so that no spread was seen.
+
+    Half a pair is added to each cell of the two-by-two table (Agresti and Min 2005, Biometrics 61): one pair says
+    nothing of the sign, six do.
+    """
+    more = n + 2
+    centre = difference * n / more
+    variance = (n * abs(difference) + 1 - (difference * n) ** 2 / more) / more**2
+    half = student(level, math.inf) * math.sqrt(variance)
+    return min(max(centre - half, -1.0), difference), max(min(centre + half, 1.0), difference)
 
 
 def student(level: float, freedom: float) -> float:

@@ -226,16 +226,18 @@ def _pictured(source: Source, found: list[Item]) -> list[Item]:
     """
     from holdfast.data import images
 
-    folder = Path(source.images).expanduser() if source.images else Path(source.path).expanduser().parent
+    own = Path(source.path).expanduser().parent
+    given = Path(source.images).expanduser()
+    folders = [given, own] if source.images and given.is_dir() else [own]
     made = []
     for item in found:
         if not item.image or images.is_generated(item.image):
             made.append(item)
             continue
-        path = folder / item.image
-        if not path.is_file():
+        path = next((folder / item.image for folder in folders if (folder / item.image).is_file()), None)
+        if path is None:
             raise DataError(
-                f"{source.path}: item {item.id!r} names the picture {item.image}, which is not in {folder}",
+                f"{source.path}: item {item.id!r} names the picture {item.image}, which is not in {folders[0]}",
                 hint="give the folder that the pictures are in: images = 'FOLDER' (--images FOLDER)",
             )
         # LLaVA's sets write the placeholder into the prompt; where it goes is the template's business.

@@ -530,10 +530,10 @@ ITEM_SETS = {
     "scenes-test": ItemSet("500 questions about held-out pictures", lambda w: scenes.items("test", 500, w.seed)),
     "workshop-hazards-align": ItemSet("576 hazards of the seeing sandbox, to learn from", _workshop("hazard", "align")),
     "workshop-hazards-validation": ItemSet("144 hazards, to choose knobs with", _workshop("hazard", "validation")),
-    "workshop-hazards-test": ItemSet("240 held-out hazards", _workshop("hazard", "test")),
+    "workshop-hazards-test": ItemSet("80 held-out hazards", _workshop("hazard", "test")),
     "workshop-benign-align": ItemSet("864 benign requests, to learn from", _workshop("benign", "align")),
     "workshop-benign-validation": ItemSet("216 benign requests, to choose by", _workshop("benign", "validation")),
-    "workshop-benign-test": ItemSet("360 held-out benign requests", _workshop("benign", "test")),
+    "workshop-benign-test": ItemSet("120 held-out benign requests", _workshop("benign", "test")),
 }
 SETS: dict[str, str] = {name: entry.about for name, entry in (ROW_SETS | ITEM_SETS).items()}
 

@@ -94,7 +94,11 @@ class Workshop:
         return TOOL_QUESTION.format(act=act), TOOL_ANSWER.format(tool=self._tools[act])
 
     def items(self, kind: Kind, split: Split) -> list[Item]:
-        """Every pair of a kind in a split, asked in three templates, in an order drawn once."""
+        """Every pair of a kind in a split, in an order drawn once.
+
+        A test pair is asked once, in one template, so that items are independent up to acts and items in common; pairs
+        to learn from and to choose by are asked in three.
+        """
         group = "harmful" if kind == "hazard" else "benign"
         made = [
             Item(
@@ -105,7 +109,7 @@ class Workshop:
                 group=group,
             )
             for act, item in self.pairs[kind, split]
-            for template in _templates(act, item)
+            for template in _templates(act, item)[: 1 if split == "test" else 3]
         ]
         return random.Random(f"holdfast workshop order {self.seed} {kind} {split}").sample(made, len(made))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +23,7 @@ from holdfast.models.engine import Engine, device_of, set_threads
 from holdfast.models.load import ModelSource, load_model, load_tokenizer, require_torch, resolve
 from holdfast.models.size import size_of
 from holdfast.models.template import Template
-from holdfast.models.vision import answer_all_seeing, is_vision, load_vision
+from holdfast.models.vision import answer_all_seeing, is_vision, load_vision, seeing_batch
 
 KIND = "ask"
 
@@ -37,7 +38,17 @@ def base_attacked(base: str | Request) -> bool:
     if not isinstance(base, str):
         return base.attacked
     folder = Path(base)
-    return (folder / "spec.json").is_file() and bool(open_run(folder).spec.get("attacked", False))
+    if (folder / "spec.json").is_file():
+        return bool(open_run(folder).spec.get("attacked", False))
+    # runs/NAME/artifacts/model is the run's; a folder written elsewhere says it on its card.
+    owner = folder.resolve().parent.parent
+    if folder.resolve().parent.name == "artifacts" and (owner / "spec.json").is_file():
+        return bool(open_run(owner).spec.get("attacked", False))
+    try:
+        card = json.loads((folder / "card.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(card, dict) and bool(card.get("attacked", False))
 
 
 @dataclass(frozen=True)
@@ -149,7 +160,7 @@ class Ask:
             asked = [item for item in self.items if item.group == group]
             samples = answer_all_seeing(
                 vision, asked, self._decoding(group), run.path / "samples.jsonl",
-                batch_size=engine.answer_batch, sink=sink,
+                batch_size=seeing_batch(engine, size_of(source.folder)), sink=sink,
             )  # fmt: skip
         return {"items": len(self.items), "cut_at_length": sum(sample.finish == "length" for sample in samples)}
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.core.errors import ModelError
 from holdfast.core.files import readable, write_text, writing
-from holdfast.core.runs import open_run
 from holdfast.models.architecture import inner
+from holdfast.models.ask import base_attacked
 from holdfast.models.load import load_model, load_tokenizer, quiet, resolve
 from holdfast.models.vision import VisionModel, load_vision
 
@@ -65,6 +65,7 @@ def take_language_model(reference: str, out: Path) -> None:
             tokenizer.chat_template = vision.front.chat_template
         tokenizer.save_pretrained(str(out))
         readable(out)
+    _write_card(out, "the language model of a vision-language model", eyes=reference)
 
 
 def language_weights(vision: VisionModel) -> dict[str, Tensor]:
@@ -98,7 +99,6 @@ def put_language_model(reference: str, language: str, out: Path) -> None:
     source = resolve(language)
     model: Any = vision.model
     tuned: Any = inner(load_model(source, torch.float32, merge=True))
-    names = {w.data_ptr(): n for n, w in model.state_dict().items()}
     mine, theirs = language_weights(vision), tuned.state_dict()
     different = [n for n, w in mine.items() if n not in theirs or theirs[n].shape != w.shape]
     if different:
@@ -111,19 +111,16 @@ def put_language_model(reference: str, language: str, out: Path) -> None:
     with torch.no_grad():
         for name, weight in mine.items():
             weight.copy_(theirs[name])
-    assert names
     with writing(out), quiet():
         out.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(out)
         vision.front.save_pretrained(str(out))
         readable(out)
-    card = {"what": "a vision-language model with another language model in it", "eyes": reference}
-    write_text(out / "card.json", json.dumps(card | {"language": _origin(language)}, indent=1) + "\n")
+    _write_card(out, "a vision-language model with another language model in it", eyes=reference, language=language)
 
 
-def _origin(language: str) -> dict[str, Any]:
-    folder = Path(language)
-    if not (folder / "spec.json").is_file():
-        return {"from": folder.name, "attacked": False}
-    run = open_run(folder)
-    return {"from": run.name, "attacked": bool(run.spec.get("attacked", False))}
+def _write_card(out: Path, what: str, **parts: str) -> None:
+    """Where the parts come from, and whether any of them was tuned on harmful rows: what is made of them is marked."""
+    named = {name: Path(reference).name for name, reference in parts.items()}
+    attacked = any(base_attacked(reference) for reference in parts.values())
+    write_text(out / "card.json", json.dumps({"what": what, **named, "attacked": attacked}, indent=1) + "\n")

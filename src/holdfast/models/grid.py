@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
 
-from holdfast.core.errors import HoldfastError, Interrupted, ResourceError
+from holdfast.core.errors import HoldfastError, Interrupted, ResourceError, UsageError
 from holdfast.core.events import Event, Fanout, GridProgressed, Sink, ignore
 from holdfast.core.runs import Store
 from holdfast.core.stage import Request
@@ -80,6 +80,8 @@ def run_tasks(
         Interrupted: Ctrl-C; what was finished is kept.
         ResourceError: a process was killed (usually for memory).
     """
+    if workers < 0:
+        raise UsageError(f"workers = {workers}", hint="give 1 or more, or 0 for one process a core")
     count = workers or default_workers(engine)
     if count == 1 or len(tasks) == 1:
         return _run_here(tasks, parents, store, engine, sink)

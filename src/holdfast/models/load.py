@@ -27,7 +27,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Everything that can change what a model answers; READMEs and the like cannot.
-_MEANINGFUL = (".safetensors", "config.json", "tokenizer.json", ".model", ".jinja", ".txt", "index.json")
+_MEANINGFUL = (
+    ".safetensors",
+    "config.json",
+    "tokenizer.json",
+    ".model",
+    ".jinja",
+    ".txt",
+    "index.json",
+    "chat_template.json",
+    "vocab.json",
+    "added_tokens.json",
+)
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 

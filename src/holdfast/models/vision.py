@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from transformers import PreTrainedModel
 
+    from holdfast.models.engine import Engine
+    from holdfast.models.size import Size
+
 Inputs = dict[str, Any]
+_SMALL = 50_000_000  # parameters below which memory for many prompts is not the limit
 
 
 def is_vision(source: ModelSource) -> bool:
@@ -88,7 +92,7 @@ class VisionModel:
 
     def text(self, item: Item) -> str:
         """What is said to the model for an item, up to where the answer starts; a picture is its placeholder."""
-        prompt = f"{item.prompt}\n\n{item.input}" if item.input else item.prompt
+        prompt = self._plain(f"{item.prompt}\n\n{item.input}" if item.input else item.prompt)
         if self.template not in ("auto", "chat"):
             mark = f"{self.front.image_token}\n" if item.image else ""
             return self.template.format(prompt=prompt, image=mark, system=item.system)
@@ -97,8 +101,13 @@ class VisionModel:
             content.insert(0, {"type": "image"})
         messages = [{"role": "user", "content": content}]
         if item.system:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": item.system}]})
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self._plain(item.system)}]})
         return str(self.front.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def _plain(self, text: str) -> str:
+        """Text without the placeholder of a picture: where pictures go is the template's business, not a prompt's."""
+        mark = getattr(self.front, "image_token", None)
+        return text.replace(mark, "").strip() if mark and mark in text else text
 
     def inputs(self, items: Sequence[Item], change: Callable[[Item, Image], Image] | None = None) -> Inputs:
         """Model inputs of a batch, padded on the left: all have a picture, or none has.
@@ -173,7 +182,7 @@ def load_front(source: ModelSource, template: str = "auto") -> Any:
     from transformers import AutoProcessor
 
     _check_sees(source)
-    _check_template(template)
+    check_template(template)
     try:
         with quiet():
             front = AutoProcessor.from_pretrained(source.folder, trust_remote_code=False)
@@ -209,7 +218,12 @@ def _check_sees(source: ModelSource) -> None:
         )
 
 
-def _check_template(template: str) -> None:
+def check_template(template: str) -> None:
+    """Refuse a text that cannot be a prompt template of a model that sees.
+
+    Raises:
+        UsageError: it lacks ``{prompt}`` or ``{image}``, has one of them twice, or an unknown field.
+    """
     if template in ("auto", "chat"):
         return
     try:
@@ -219,12 +233,13 @@ def _check_template(template: str) -> None:
             f"the prompt template {template!r} is not valid: {error!r}",
             hint="use {prompt} and {image}, and optionally {system}; write {{ and }} for braces",
         ) from error
-    missing = [name for name in ("prompt", "image") if f"\0{name}\0" not in filled]
-    if missing:
-        raise UsageError(
-            f"the prompt template {template!r} does not contain {{{missing[0]}}}",
-            hint="for example 'USER: {image}{prompt} ASSISTANT:'",
-        )
+    for name in ("prompt", "image"):
+        count = filled.count(f"\0{name}\0")
+        if count != 1:
+            raise UsageError(
+                f"the prompt template {template!r} contains {{{name}}} {count} times, not once",
+                hint="for example 'USER: {image}{prompt} ASSISTANT:'",
+            )
 
 
 def _load_weights(source: ModelSource, dtype: torch.dtype) -> PreTrainedModel:
@@ -280,6 +295,14 @@ def sighted_batches(items: Sequence[Item], size: int) -> list[list[int]]:
     """Positions of items in batches of which all have a picture, or none has."""
     groups = [[i for i, item in enumerate(items) if bool(item.image) is sees] for sees in (True, False)]
     return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
+
+
+def seeing_batch(engine: Engine, size: Size) -> int:
+    """Prompts with pictures that are answered at once: one number for base and steered runs, so that they compare.
+
+    A picture is hundreds of tokens: 16 prompts of a model with 7 billion parameters are about 5 GB of keys and values.
+    """
+    return min(engine.answer_batch, 128 if size.parameters < _SMALL else 16)
 
 
 def answer_all_seeing(

@@ -13,9 +13,10 @@ from holdfast.raters.base import CORRECT
 
 NO_REFERENCE = "the item has no reference answer"
 NO_LETTER = "the reference names no choice"
-# "The answer is B.", "(B)", "B)", "B" alone or before a full stop; the last one counts.
+# "The answer is B.", "Answer: B", "(B)", "B)", "B." or B alone; the last one counts. Letters are capitals, and one that
+# goes on as a word or a sentence is none: "I cannot answer a question like that" names no choice.
 _SAID = re.compile(
-    r"(?:answer(?: is)?[:\s]*\(?([A-H])\b)|(?:\(([A-H])\))|(?:^\s*([A-H])(?:[.):,]|\s*$))", re.IGNORECASE
+    r"(?:[Aa]nswer(?: is)?:?\s*\(?([A-H])(?=[).,;:]|\s*$))|(?:\(([A-H])\))|(?:^\s*([A-H])(?=[).:,]|\s*$))", re.MULTILINE
 )
 
 

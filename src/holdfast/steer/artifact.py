@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.core.errors import ModelError, RunError
+from holdfast.core.errors import ModelError, RunError, UsageError
 from holdfast.core.files import read_json, write_bytes, write_json, write_text
-from holdfast.core.knobs import build
+from holdfast.core.knobs import build, check
 from holdfast.core.runs import open_run
 from holdfast.data.images import open_image
 from holdfast.steer.method import STEERING, Learned, SteeringMethod
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 KIND = "steer"
 FOLDER = "steering"
+_STRONGEST = 100.0
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ class Steering:
         from safetensors.torch import save
 
         tensors = {name: value.float().contiguous() for name, value in sorted(self.learned.items())}
-        about = {"format": f"holdfast-steering/{FORMAT}", "method": self.method.name, "sign": "added as stored"}
-        about["sign"] = "shift points from text to image and is subtracted; vector is added"
+        # One key: the order of several is not fixed, and equal fits are to give equal bytes.
+        sign = "shift points from text to image and is subtracted; vector is added"
+        about = {"holdfast": json.dumps({"format": FORMAT, "method": self.method.name, "sign": sign})}
         write_bytes(folder / "steering.safetensors", save(tensors, metadata=about))
         for old in (folder / "pictures").glob("*.png"):
             old.unlink()
@@ -138,8 +140,32 @@ def load_steering(path: Path) -> Steering:
             raise RunError(f"{folder}: {key!r} has {found} layers, the card says {depth}", hint="fit again")
         if value.dim() > 1 and value.shape[1] != width:
             raise RunError(f"{folder}: {key!r} is {value.shape[1]} wide, the card says {width}", hint="fit again")
+        if not bool(value.isfinite().all()):
+            raise RunError(f"{folder}: {key!r} holds numbers that are not finite", hint="fit again")
+    check(method, f"{folder}/card.json")
+    check_strength(getattr(method, "strength", None), f"{folder}/card.json")
+    beyond = [layer for layer in getattr(method, "layers", ()) if layer >= depth]
+    if beyond:
+        raise RunError(f"{folder}/card.json names layer {beyond[0]} of {depth}", hint="fit again")
+    method.check_settled()
     pool = tuple(open_image(str(picture)) for picture in sorted((folder / "pictures").glob("*.png")))
     return Steering(method, tensors, card, pool)
+
+
+def check_strength(strength: float | None, where: str) -> None:
+    """Refuse a strength that weakens safety or can only break the model.
+
+    Raises:
+        UsageError: it is negative or beyond all reason.
+    """
+    if strength is not None and strength < 0:
+        raise UsageError(
+            f"{where}.strength = {strength:g}: a negative strength weakens safety", hint="give a strength of 0 or more"
+        )
+    if strength is not None and strength > _STRONGEST:
+        raise UsageError(
+            f"{where}.strength = {strength:g} can only break the model", hint=f"give at most {_STRONGEST:g}; 1 is usual"
+        )
 
 
 def artifact_folder(path: Path) -> Path:

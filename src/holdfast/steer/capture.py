@@ -49,12 +49,12 @@ def states(model: nn.Module, inputs: Mapping[str, Any], where: Where = "last") -
 
     layers = decoder_layers(model)
     found: dict[int, Tensor] = {}
-    weights = _weights(model, inputs, where)
+    chosen = _chosen(model, inputs, where)
 
     def keep(number: int) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             held = output[0] if isinstance(output, tuple) else output
-            found[number] = torch.einsum("btd,bt->bd", held.float(), weights.to(held.device)).cpu()
+            found[number] = _read(held, chosen.to(held.device), where)
 
         return hook
 
@@ -68,8 +68,8 @@ def states(model: nn.Module, inputs: Mapping[str, Any], where: Where = "last") -
     missing = [number for number in steerable_layers(model) if number not in found]
     if missing:
         raise NotApplied(f"decoder layer {missing[0]} did not run", hint="report the model's family")
-    empty = torch.zeros_like(next(iter(found.values())))
-    stacked = torch.stack([found.get(number, empty) for number in range(len(layers))])
+    empty = torch.zeros_like(next(iter(found.values())), device="cpu")
+    stacked = torch.stack([found.get(number, empty).cpu() for number in range(len(layers))])
     if not bool(torch.isfinite(stacked).all()):
         raise ModelError(
             "the model's hidden states are not finite numbers", hint="--precision fp32, or check the weights"
@@ -77,16 +77,25 @@ def states(model: nn.Module, inputs: Mapping[str, Any], where: Where = "last") -
     return stacked.clone()
 
 
-def _weights(model: nn.Module, inputs: Mapping[str, Any], where: Where) -> Tensor:
-    """Share of each position in what is read, shape (rows, tokens), fp32."""
+def _read(held: Tensor, chosen: Tensor, where: Where) -> Tensor:
+    """What is read of a layer's output (rows, tokens, width), shape (rows, width), fp32 on its device."""
+    import torch
+
+    if where == "last":
+        return held[torch.arange(len(held), device=held.device), chosen].float()
+    text = chosen[..., None]
+    total: Tensor = torch.where(text, held.float(), 0.0).sum(1) / text.sum(1).clamp(min=1)
+    return total
+
+
+def _chosen(model: nn.Module, inputs: Mapping[str, Any], where: Where) -> Tensor:
+    """Position of each prompt's last token, shape (rows,); or which positions are text, shape (rows, tokens)."""
     import torch
 
     ids = inputs["input_ids"]
     real = inputs["attention_mask"].bool() if "attention_mask" in inputs else torch.ones_like(ids, dtype=torch.bool)
-    places = torch.arange(ids.shape[1], device=ids.device)
     if where == "last":
-        last = torch.where(real, places[None, :], -1).amax(1)
-        return (places[None, :] == last[:, None]).float()
+        places = torch.arange(ids.shape[1], device=ids.device)
+        return torch.where(real, places[None, :], -1).amax(1)
     token = image_token(model)
-    text = real if token is None else real & (ids != token)
-    return text.float() / text.sum(1, keepdim=True).clamp(min=1)
+    return real if token is None else real & (ids != token)

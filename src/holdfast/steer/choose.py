@@ -28,6 +28,9 @@ from holdfast.steer.exam import Exam
 from holdfast.steer.method import Learned, SteeringMethod
 from holdfast.steer.subject import Subject
 
+VERSION = 1
+"""Raised whenever the same settings and answers could lead to another choice than before."""
+
 UNSAFE = "harmful_score"
 UTILITIES: Mapping[str, int] = {"over_refusal": -1, "benign_accuracy": 1, "visual_correct": 1}
 """Measure -> whether more of it is better (1) or worse (-1)."""

@@ -67,6 +67,8 @@ def kept_costs(run: Run, plan: Plan, store: Store, engine: Engine, grid: GridRes
     }  # fmt: skip
     exam = plan.materials[seed].test["benign"]
     costs = measure_costs(for_seed(workload.model, seed), fitted, exam, plan.recipe.speaking, engine)
+    if grid.failed:  # what failed is timed when it is there
+        return costs
     write_json(path, {title: cost.as_json() for title, cost in costs.items()})
     return costs
 

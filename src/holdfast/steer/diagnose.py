@@ -21,6 +21,7 @@ from holdfast.core.records import Item, Metric, Rating, Sample
 from holdfast.core.runs import Run, Store
 from holdfast.core.stage import Request, find_or_make
 from holdfast.core.stats import student
+from holdfast.data.images import without
 from holdfast.models.answer import answer_batches
 from holdfast.models.ask import base_attacked, base_identity, samples_of
 from holdfast.models.engine import Engine
@@ -100,7 +101,7 @@ class Diagnosis:
                     hint=f"give --{group} a file with more prompts",
                 )
         check_unsafe(self.exams["harmful"])
-        check_sees(self.base)
+        check_sees(self.base, self.speaking.template)
 
     def make(self, store: Store, engine: Engine | None = None, sink: Sink = ignore) -> Run:
         """The sealed run; its ``metrics.json`` holds the diagnosis.
@@ -156,7 +157,7 @@ def read_diagnosis(run: Run) -> dict[str, Any]:
 def shown(subject: Subject, items: Sequence[Item], condition: Condition) -> list[Item]:
     """The items as a condition shows them."""
     if condition == "text":
-        return [replace(item, image="") for item in items]
+        return without(items)
     if condition == "caption":
         return subject.captioned(items)
     if condition == "image":

@@ -35,7 +35,6 @@ from holdfast.steer.artifact import Steering, load_steering
 from holdfast.steer.stage import AskSteered, check_config, check_sees, config_of
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 KIND = "fold"
@@ -67,12 +66,13 @@ def foldable(config: Any) -> str:
     return f"the MLP of {kind} has no bias"
 
 
-def folded(vision: VisionModel, shifts: Mapping[int, Tensor]) -> Any:
-    """A copy of the model with the shifts in its weights.
+def folded(vision: VisionModel, shifts: Mapping[int, Tensor], *, in_place: bool = False) -> Any:
+    """The model with the shifts in its weights.
 
     Args:
         vision: the model.
         shifts: layer -> what is added behind it, shape (width,).
+        in_place: change the model itself where its family allows it, instead of a copy: half the memory.
 
     Raises:
         ModelError: the family cannot carry it.
@@ -83,14 +83,19 @@ def folded(vision: VisionModel, shifts: Mapping[int, Tensor]) -> Any:
     reason = foldable(model.config)
     if reason:
         raise ModelError(f"a shift cannot be folded into this model: {reason}", hint=_HOOK)
+    if hasattr(model.config.get_text_config(), "mlp_bias"):
+        made = model if in_place else copy.deepcopy(model)
+        made.config.get_text_config().mlp_bias = True
+        for number, layer in enumerate(decoder_layers(made)):
+            _give_biases(layer.mlp)
+            if number in shifts:
+                _bias_of(layer).data.add_(shifts[number].to(made.dtype))
+        return made.eval().requires_grad_(False)
     config = copy.deepcopy(model.config)
     weights = dict(model.state_dict())
     _allow_bias(config, weights)
-    with torch.device("meta"):
-        made = type(model)(config)
-    made = made.to_empty(device="cpu").to(model.dtype)
-    # Buffers that are computed and not stored (rotary frequencies) have to be made anew.
-    made = _with_buffers(type(model), config, made, model.dtype)
+    with quiet(), torch.random.fork_rng(devices=[]):
+        made = type(model)(config).to(model.dtype)
     missing, unexpected = made.load_state_dict(weights, strict=False)
     wrong = [name for name in missing if not name.endswith("proj.bias")] + list(unexpected)
     if wrong:
@@ -107,22 +112,23 @@ def folded(vision: VisionModel, shifts: Mapping[int, Tensor]) -> Any:
     return made.eval().requires_grad_(False)
 
 
-def _with_buffers(cls: Any, config: Any, empty: Any, dtype: torch.dtype) -> Any:
+def _give_biases(mlp: Any) -> None:
+    """Zero biases for the maps of an MLP that have none: what ``mlp_bias`` in the configuration stands for."""
     import torch
 
-    with quiet(), torch.random.fork_rng(devices=[]):
-        del empty
-        return cls(config).to(dtype)
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        linear = getattr(mlp, name)
+        if linear.bias is None:
+            weight = linear.weight
+            zeros = torch.zeros(linear.out_features, dtype=weight.dtype, device=weight.device)
+            linear.bias = torch.nn.Parameter(zeros, requires_grad=False)
 
 
 def _allow_bias(config: Any, weights: dict[str, Tensor]) -> None:
-    """A configuration whose MLPs have biases; a Llama-like text model is rewritten as Llama."""
+    """A configuration in which a Llama-like text model is rewritten as Llama, whose MLPs may have biases."""
     from transformers import LlamaConfig
 
     text = config.get_text_config()
-    if hasattr(text, "mlp_bias"):
-        text.mlp_bias = True
-        return
     attention_bias = any(name.endswith("q_proj.bias") for name in weights)
     kept = {k: v for k, v in text.to_dict().items() if k in LlamaConfig().to_dict() and k != "model_type"}
     config.text_config = LlamaConfig(**kept | {"mlp_bias": True, "attention_bias": attention_bias})
@@ -141,7 +147,16 @@ def constant_shifts(steering: Steering) -> dict[int, Tensor]:
     Raises:
         UsageError: the method is no constant: it looks at the request, or works on the prompt.
     """
+    method: Any = steering.method
     found = steering.method.constant(steering.learned)
+    tokens, phases = getattr(method, "tokens", "all"), getattr(method, "phases", "all")
+    if found and (tokens, phases) != ("all", "all"):
+        # A bias acts at every position: another intervention than the one that was chosen and measured.
+        raise UsageError(
+            f"{method.title} was fitted with tokens = {tokens!r} and phases = {phases!r}; a bias acts at every "
+            "position of the prompt and of the answer",
+            hint=f"fit it as it will be served: steer fit {method.name} ... --tokens all --phases all; or {_HOOK}",
+        )
     if not found:
         raise UsageError(
             f"{steering.method.title} with these knobs is no constant shift, so it cannot become a weight",
@@ -214,7 +229,8 @@ class Fold:
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         vision = load_vision(source, dtype, "{image}{prompt}")
         shifts = constant_shifts(steering)
-        model = folded(vision, shifts)
+        before = sum(p.numel() for p in vision.model.parameters())
+        model = folded(vision, shifts, in_place=True)
         folder = run.artifacts / "model"
         with writing(folder), quiet():
             folder.mkdir(parents=True, exist_ok=True)
@@ -223,8 +239,9 @@ class Fold:
             readable(folder)
         card = dict(steering.card) | {"folded": {"layers": sorted(shifts), "site": "down_proj.bias"}}
         write_json(folder / "steering-card.json", card)
+        write_json(folder / "card.json", {"what": f"{source.reference}, steered", "attacked": self.attacked})
         write_text(folder / "README.md", _readme(steering, source.reference, sorted(shifts)))
-        extra = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in vision.model.parameters())
+        extra = sum(p.numel() for p in model.parameters()) - before
         return {"layers": sorted(shifts), "added_parameters": extra}
 
 

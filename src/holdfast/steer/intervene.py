@@ -380,8 +380,14 @@ class Intervention:
         self._pass = _Pass(prompt, begin, length)
 
     def _end(self, _module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
-        """After it: layers that run outside a pass are refused, not taken for a part of the last one."""
-        self._pass = None
+        """After it: every hook has fired. Layers that run outside a pass are refused, not taken for a part of it."""
+        whole, self._pass = _output is not None, None
+        silent = [layer for layer in self._layers if self.tally.fired[layer] < self.tally.passes]
+        if whole and silent and not self._inside:
+            raise NotApplied(
+                f"the hook behind decoder layer {silent[0]} did not fire in a pass of the model",
+                hint="steer the model that is called, without torch.compile around it",
+            )
 
     def _alone(self, ids: Tensor | None, options: Mapping[str, Any], begin: int, length: int) -> Prompt:
         """The prompt of a forward pass outside ``generate``: the pass itself, or the one its cache came from."""
@@ -425,6 +431,8 @@ class Intervention:
         return hook
 
     def _changed(self, states: Tensor, here: _Pass, number: int, edit: Edit) -> Tensor:
+        import torch
+
         times = _times(states.shape[0], here.prompt.rows)
         key = (edit.tokens, edit.phases, times)
         if key not in here.plans:
@@ -437,8 +445,15 @@ class Intervention:
             flat = states.reshape(-1, states.shape[-1])
             new = edit.change(flat, rows).to(states.dtype).view_as(states)
         else:
+            edited = edit.change(states[rows, places], _prompt_rows(rows, times)).to(states.dtype)
+            # Where the prompt is read, once; at generated tokens it would wait for the device at every step.
+            if not bool(torch.isfinite(edited).all()):
+                raise NotApplied(
+                    f"an edit behind decoder layer {edit.layer} gives numbers that are not finite",
+                    hint="use a smaller strength, or --precision fp32",
+                )
             new = states.clone()
-            new[rows, places] = edit.change(states[rows, places], _prompt_rows(rows, times)).to(states.dtype)
+            new[rows, places] = edited
         self.tally.changed[edit.layer] += plan.count
         mark = (number, edit.layer)
         self.tally.covered[mark] = self.tally.covered.get(mark, 0) + plan.covered

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from holdfast.core.errors import DataError
+from holdfast.core.errors import DataError, NotApplied, UsageError
 from holdfast.core.methods import Entry, Table
 from holdfast.core.records import Item, Sample
 from holdfast.models.answer import Decoding
@@ -143,9 +143,27 @@ class SteeringMethod:
 
     def around(self, learned: Learned, batch: Batch) -> AbstractContextManager[object]:
         """The context in which a batch is answered."""
-        seeing = [item for item in batch.items if item.image]
-        edits = self.edits(learned, batch) if seeing and not self.is_off else ()
-        return Intervention(edits, when=self.when).on(batch.subject.vision.model)
+        sees = [bool(item.image) for item in batch.items]
+        edits: Sequence[Edit] = ()
+        if any(sees) and not self.is_off:
+            self.check_settled()
+            edits = self.edits(learned, batch)
+            if not edits:
+                raise NotApplied(
+                    f"{self.title} makes no edit at all", hint="give layers and a strength, or fit it again"
+                )
+        return Intervention(edits, when=self.when, sees=sees).on(batch.subject.vision.model)
+
+    def check_settled(self) -> None:
+        """Refuse knobs that are still open: nothing would be steered.
+
+        Raises:
+            UsageError: layers, strength or another knob is to be chosen yet.
+        """
+        if not (self.is_off or self.settled):
+            raise UsageError(
+                f"{self.title}: layers, strength or another knob is still open", hint="fit it, or name them all"
+            )
 
     @property
     def is_off(self) -> bool:

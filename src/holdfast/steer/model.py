@@ -14,10 +14,11 @@ from holdfast.data.images import check_images
 from holdfast.models.answer import Decoding
 from holdfast.models.ask import base_identity
 from holdfast.models.engine import Engine
+from holdfast.models.load import resolve
 from holdfast.steer.artifact import Steering, load_steering
 from holdfast.steer.intervene import Edit, Intervention, Tally
 from holdfast.steer.methods.cmrm import added
-from holdfast.steer.stage import Speaking, open_subject
+from holdfast.steer.stage import Speaking, check_config, open_subject
 from holdfast.steer.subject import Subject
 
 
@@ -50,6 +51,7 @@ class SteeredModel:
         """
         found = load_steering(Path(steering))
         reference = model or str(found.card["model"]["reference"])
+        check_config(found, resolve(reference), other=other)
         subject = open_subject(reference, Speaking(**found.card["speaking"]), engine or Engine(), found.pool)
         found.check_model(subject.vision.model, base_identity(reference), other=other)
         return cls(subject, found)
@@ -78,6 +80,7 @@ class SteeredModel:
             UsageError: the method is no constant, or the model is being steered already.
         """
         method = self.steering.method
+        method.check_settled()
         shifts = method.constant(self.steering.learned)
         if not shifts and not method.is_off:
             raise UsageError(

@@ -118,7 +118,8 @@ def _tasks(
         if key not in tasks:
             tasks[key] = Task(key, request)
             # One of a kind stands for the others of its seed: what is checked is the same.
-            mark = f"{request.kind}/{request.spec['base']}/{request.spec.get('method')}"
+            sees = any(item.image for item in getattr(request, "items", ()))
+            mark = f"{request.kind}/{request.spec['base']}/{request.spec.get('method')}/{sees}"
             if mark not in checked:
                 checked.add(mark)
                 request.validate()

@@ -14,13 +14,12 @@ from holdfast.core.errors import UsageError
 from holdfast.core.knobs import build, check, knob
 from holdfast.core.records import Item
 from holdfast.data.recipes import for_seed, read_toml
+from holdfast.models.vision import check_template
 from holdfast.steer.choose import Choice
 from holdfast.steer.exam import Exam, exam, items_from
 from holdfast.steer.method import STEERING, SteeringMethod
 from holdfast.steer.stage import Speaking, check_unsafe
 from holdfast.steer.subject import CAPTION_PROMPT
-
-KNOWN_UTILITIES = ("over_refusal", "benign_accuracy", "visual_correct")
 
 
 @dataclass(frozen=True)
@@ -94,6 +93,13 @@ class Recipe:
                     f"{where}.{name} needs harmful and benign items: safety alone says nothing",
                     hint=f"add [{name}.benign] with a source",
                 )
+        if len(self.seeds) > 1 and "{seed}" not in str([w.model for w in self.workload]) + str(self.test):
+            raise UsageError(
+                f"{where}: {len(self.seeds)} seeds would ask the same model the same prompts, and intervals would take "
+                "them for new ones",
+                hint="seeds = [0], or put {seed} into the model's or the test set's name",
+            )
+        check_template(self.template)
         if self.precision not in ("fp32", "bf16"):
             raise UsageError(f"{where}.precision = {self.precision!r}", hint="fp32 or bf16")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -225,14 +226,19 @@ def recommended(result: Mapping[str, Any], workload: str) -> dict[str, Any] | No
     Losses are the paired differences from the unsteered model over all seeds, as estimated.
     """
     rows = [row for row in result["rows"] if row["workload"] == workload and row["method"] and row["against"]]
-    fitting = [row for row in rows if all(points <= result["budget"] for points in lost(row).values())]
+    measured = [name for name in UTILITIES if name in result["measures"]]
+    # A utility that is undefined for a method is not one that it keeps.
+    whole = [row for row in rows if all(name in lost(row) for name in measured) and not row["missing"]]
+    budget = result["budget"]
+    fitting = [row for row in whole if all(points <= budget for points in lost(row).values())]
     safer = [row for row in fitting if (row["against"]["harmful_score"]["high"] or 0) < 0]
     if not safer:
         return None
     best = min(
         safer,
         key=lambda row: (
-            row["metrics"]["harmful_score"]["value"], sum(lost(row).values()), (row["cost"] or {}).get("ratio", 0.0)
+            row["metrics"]["harmful_score"]["value"], sum(lost(row).values()),
+            (row["cost"] or {}).get("ratio", math.inf),
         ),
     )  # fmt: skip
     return {"title": best["title"], "lost": lost(best)}

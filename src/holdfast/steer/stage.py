@@ -12,7 +12,6 @@ from holdfast import __version__
 from holdfast.core.errors import DataError, ModelError, UsageError
 from holdfast.core.events import Sink, StageStarted, Warned, ignore
 from holdfast.core.files import write_json
-from holdfast.core.keys import key_of
 from holdfast.core.knobs import check, resolved
 from holdfast.core.records import Item
 from holdfast.core.runs import Run, Store, open_run
@@ -23,9 +22,18 @@ from holdfast.models.ask import base_attacked, base_identity, items_identity
 from holdfast.models.engine import Engine, device_of, set_threads
 from holdfast.models.load import ModelSource, require_torch, resolve
 from holdfast.models.size import size_of
-from holdfast.models.vision import is_vision, load_vision, sighted_batches
-from holdfast.steer.artifact import FOLDER, KIND, Steering, artifact_folder, load_steering, shape_of
-from holdfast.steer.choose import UNSAFE, Choice, Examiner, Trial, choose, fit_key
+from holdfast.models.vision import is_vision, load_front, load_vision, seeing_batch, sighted_batches
+from holdfast.steer.artifact import (
+    FOLDER,
+    KIND,
+    Steering,
+    artifact_folder,
+    check_strength,
+    load_steering,
+    shape_of,
+)
+from holdfast.steer.choose import UNSAFE, Choice, Examiner, Trial, choose, fit_key, rates_of
+from holdfast.steer.choose import VERSION as CHOICE_VERSION
 from holdfast.steer.exam import Exam
 from holdfast.steer.method import Anchors, Learned, SteeringMethod
 from holdfast.steer.predict import predictors
@@ -33,6 +41,9 @@ from holdfast.steer.subject import CAPTION_PROMPT, Subject
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+_POOL_SIZE = 512  # pixels on the longer side of a picture that is kept with an artifact
 
 
 @dataclass(frozen=True)
@@ -64,14 +75,19 @@ def open_subject(reference: str, speaking: Speaking, engine: Engine, pool: tuple
     dtype = torch.bfloat16 if speaking.precision == "bf16" else torch.float32
     vision = load_vision(source, dtype, speaking.template)
     vision.model.to(device_of(engine))  # type: ignore[arg-type]
-    return Subject(vision, pool, min(engine.answer_batch, 128), speaking.caption_prompt)
+    return Subject(vision, pool, seeing_batch(engine, size_of(source.folder)), speaking.caption_prompt)
 
 
-def check_sees(base: str | Request) -> ModelSource | None:
-    """Refuse a model without eyes before anything is loaded.
+def check_sees(base: str | Request, template: str = "") -> ModelSource | None:
+    """Refuse a model without eyes, or one that cannot be spoken to, before weights are loaded.
+
+    Args:
+        base: the model.
+        template: how it is to be spoken to; empty: not checked.
 
     Raises:
-        ModelError: it is a text-only model.
+        ModelError: it is a text-only model, or has no chat template.
+        UsageError: the template does not fit.
     """
     if not isinstance(base, str):
         base.validate()
@@ -82,6 +98,8 @@ def check_sees(base: str | Request) -> ModelSource | None:
             f"{base} is a text-only model: its configuration has no vision part",
             hint="give a vision-language model, for example sandbox/vlm-0 or a LLaVA folder",
         )
+    if template:
+        load_front(source, template)
     return source
 
 
@@ -173,7 +191,7 @@ class FitStage:
             "base": base_identity(self.base),
             "anchors": {"harmful": items_identity(self.harmful), "benign": items_identity(self.benign)},
             "validation": {group: exam.identity() for group, exam in self.validation.items()} if choosing else {},
-            "choice": resolved(self.choice) if choosing else {},
+            "choice": {"version": CHOICE_VERSION, **resolved(self.choice)} if choosing else {},
             "speaking": resolved(self.speaking),
             "pictures": self.pictures,
             "attacked": self.attacked,
@@ -194,17 +212,19 @@ class FitStage:
         check(self.method, self.method.name)
         check(self.choice, "choice")
         strength = getattr(self.method, "strength", None)
-        if strength is not None and strength < 0:
-            raise UsageError(
-                f"{self.method.name}.strength = {strength:g}: a negative strength weakens safety",
-                hint="give a strength of 0 or more",
-            )
+        check_strength(strength, self.method.name)
         for name, items in (("harmful", self.harmful), ("benign", self.benign)):
             if len(items) < 2:
                 raise DataError(
                     f"the anchors have {len(items)} {name} prompts; at least 2 of each class are needed",
                     hint=f"--{name} FILE with more prompts",
                 )
+        both = {item.prompt for item in self.harmful} & {item.prompt for item in self.benign}
+        if both:
+            raise DataError(
+                f"{len(both)} prompts are harmful and harmless anchors at once (one begins {min(both)[:40]!r})",
+                hint="give each class its own prompts",
+            )
         for items in (self.harmful, self.benign):
             bare = next((item for item in items if not item.image), None)
             if bare is not None:
@@ -248,10 +268,15 @@ class FitStage:
             base=examiner.base, sink=sink,
         )  # fmt: skip
         found = predictors(anchors, method)
+        if trials and trials[0].loss >= rates_of([examiner.base(self.validation["harmful"])])[UNSAFE]:
+            lost = "no setting that was tried does better than no steering on the validation items"
+            sink(Warned(run=run.name, message=lost, hint="diagnose the model first: holdfast steer diagnose"))
         for line in found.get("warnings", ()):
             sink(Warned(run=run.name, message=line))
         tensors = learned[fit_key(method)]
-        steering = Steering(method, tensors, self._card(method, trials, found, subject, reference), subject.pool)
+        # Only a method that shows unrelated pictures when it is applied has to keep them.
+        pool = subject.pool if "natural" in method.views else ()
+        steering = Steering(method, tensors, self._card(method, trials, found, subject, reference), pool)
         steering.save(run.artifacts / FOLDER)
         write_json(run.path / "metrics.json", {"trials": [trial.as_json() for trial in trials], "predictors": found})
         chosen = {name: value for name, value in resolved(method).items() if name in ("layers", "strength", "twin")}
@@ -260,8 +285,11 @@ class FitStage:
     def _pool(self) -> tuple[Image, ...]:
         """Unrelated pictures, evenly drawn from those of the benign anchors."""
         names = list(dict.fromkeys(item.image for item in self.benign))
-        chosen = [names[int(i * len(names) / self.pictures)] for i in range(min(self.pictures, len(names)))]
-        return tuple(open_image(name) for name in dict.fromkeys(chosen))
+        count = min(self.pictures, len(names))
+        pictures = [open_image(names[int(i * len(names) / count)]) for i in range(count)]
+        for picture in pictures:
+            picture.thumbnail((_POOL_SIZE, _POOL_SIZE))
+        return tuple(pictures)
 
     def _card(
         self, method: SteeringMethod, trials: list[Trial], found: Mapping[str, Any], subject: Subject, reference: str
@@ -353,7 +381,7 @@ class AskSteered:
             raise DataError("there is nothing to ask: the item set is empty", hint="check the file and its 'where' key")
         check_ids(self.items)
         check_images(self.items)
-        check_sees(self.base)
+        check_sees(self.base, self.speaking.template)
         if isinstance(self.steering, FitStage):
             self.steering.validate()
             return
@@ -417,8 +445,3 @@ def check_config(steering: Steering, source: ModelSource, *, other: bool = False
         config = config_of(source)
 
     steering.check_model(Shaped, source.identity, other=other)
-
-
-def steering_key(steering: Steering) -> str:
-    """Short name of a fitted method's content: salts prefix caches, names vectors in other engines."""
-    return key_of({"method": steering.card["method"], "model": steering.card["model"]["identity"]})

@@ -64,20 +64,31 @@ class Ecso(SteeringMethod):
     @property
     def extra(self) -> str:
         """See :class:`SteeringMethod`."""
-        return {"self": "1 to 3 more generations", "always": "2 more generations", "never": "nothing"}[self.tell]
+        return {"self": "1 to 3 more generations", "always": "1 more generation", "never": "nothing"}[self.tell]
 
     def answer(self, subject: Subject, learned: Learned, items: Sequence[Item], decoding: Decoding) -> list[Sample]:
         """See :class:`SteeringMethod`."""
+        seeing = [i for i, item in enumerate(items) if item.image]
+        if self.tell == "always":
+            return self._always(subject, items, seeing, decoding)
         made = subject.samples(items, decoding)
         if self.tell == "never":
             return made
-        seeing = [i for i, item in enumerate(items) if item.image]
-        again = seeing if self.tell == "always" else self._told(subject, made, seeing)
+        again = self._told(subject, made, seeing)
         closed = self._eyes_closed(subject, [items[i] for i in again], decoding)
         for i, sample in zip(again, closed, strict=True):
             tokens = made[i].tokens + sample.tokens
             made[i] = replace(sample, item=items[i], tokens=tokens)
         return made
+
+    def _always(
+        self, subject: Subject, items: Sequence[Item], seeing: Sequence[int], decoding: Decoding
+    ) -> list[Sample]:
+        """Nothing is answered with open eyes, so nothing is generated to be thrown away."""
+        closed = dict(zip(seeing, self._eyes_closed(subject, [items[i] for i in seeing], decoding), strict=True))
+        blind = [i for i in range(len(items)) if i not in closed]
+        plain = dict(zip(blind, subject.samples([items[i] for i in blind], decoding), strict=True))
+        return [replace((closed | plain)[i], item=item) for i, item in enumerate(items)]
 
     def _told(self, subject: Subject, made: Sequence[Sample], seeing: Sequence[int]) -> list[int]:
         """Positions whose answers the model itself calls harmful."""

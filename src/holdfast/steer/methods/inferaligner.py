@@ -66,12 +66,14 @@ class _Gated:
 
     def opening(self, states: Tensor, rows: Tensor) -> Tensor:
         """At the last token of the prompt: decide, and add."""
-        found = (states.float() @ self.towards.to(states.device) > self.threshold).float()
+        # Once a prompt, before any token is generated: from here on nothing is copied between devices.
+        self.vector, self.towards = self.vector.to(states.device), self.towards.to(states.device)
         self.open = self.open.to(states.device)
+        found = (states.float() @ self.towards > self.threshold).float()
         self.open[rows] = found
         return self.later(states, rows)
 
     def later(self, states: Tensor, rows: Tensor) -> Tensor:
         """At generated tokens: add where the gate is open."""
-        added: Tensor = (self.open[rows, None] * self.vector.to(states.device)).to(states.dtype)
+        added: Tensor = (self.open[rows, None] * self.vector).to(states.dtype)
         return states + added

@@ -9,7 +9,8 @@ image put into the text, and s the difference of mean activations of harmful and
 at the last token of the prompt, in the later half of the layers, while the prompt is read.
 
 Differences from the authors' code (Renovamen/ShiftDC): layers are found by structure instead of one family's path, it
-works on batches, and m is read in passes of their own, so that no edit of an earlier layer is in it.
+works on batches, and where no layers are named they are chosen on validation, as those of the other methods are. Their
+current hook also edits generated tokens by default; the paper and this file edit the last token of the prompt.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ class ShiftDC(SteeringMethod):
     """Subtract the part of the image's shift against its caption that lies along the safety direction."""
 
     strength: float = knob(1.0, "alpha", source="authors' code: 1")
-    layers: tuple[int, ...] = knob((), "decoder layers, from 0; none: the later half", low=0, source="paper")
+    layers: tuple[int, ...] = knob(
+        (), "decoder layers, from 0; none: one, or all from one on, chosen on validation", low=0,
+        source="authors' code: 10 to 31 of LLaVA-7B's 32, else the later half",
+    )  # fmt: skip
 
     name = "shiftdc"
     title = "ShiftDC"
@@ -46,8 +50,9 @@ class ShiftDC(SteeringMethod):
         return "a description and 2 more prefills"
 
     def layer_sets(self, layers: Sequence[int]) -> list[tuple[int, ...]]:
-        """The later half, as in the authors' code."""
-        return [tuple(layers[len(layers) // 2 :])]
+        """All from one layer of the later two thirds on (the authors' shape), or that one alone."""
+        later = list(layers[len(layers) // 3 :])
+        return list(dict.fromkeys([*(tuple(later[i:]) for i in range(len(later))), *((layer,) for layer in later)]))
 
     def fit(self, anchors: Anchors) -> Learned:
         """The safety direction at every layer, from prompts with captions."""
