@@ -158,7 +158,8 @@ def test_what_is_named_is_not_chosen(name: str) -> None:
     assert list(method.grid(range(6))) == [method]
     for field in fields(method):  # type: ignore[arg-type]
         if field.name == "layers":
-            assert {m.layers for m in replace(type(method)(), layers=(1,)).grid(range(6))} == {(1,)}  # type: ignore[attr-defined]
+            named: Any = replace(type(method)(), layers=(1,))  # type: ignore[call-arg]
+            assert {setting.layers for setting in named.grid(range(6))} == {(1,)}
 
 
 # -- what it does ------------------------------------------------------------------------------------------

@@ -70,8 +70,8 @@ class Asked:
         self.log.append((None, exam.group, tuple(item.id for item in exam.items)))
         return ratings(exam, REFERENCE[exam.group])
 
-    def chosen(self, method: SteeringMethod, given: Mapping[str, Exam], how: Choice = Choice(), **more: Any) -> Any:  # noqa: B008
-        return choose(method, LAYERS, given, self.ask, how, base=self.base, **more)
+    def chosen(self, method: SteeringMethod, given: Mapping[str, Exam], how: Choice | None = None, **more: Any) -> Any:
+        return choose(method, LAYERS, given, self.ask, how or Choice(), base=self.base, **more)
 
 
 # -- the loss ----------------------------------------------------------------------------------------------
@@ -155,7 +155,8 @@ def test_among_equals_the_gentler_setting_wins() -> None:
     best, _ = Asked(lambda _m, group, _n: REFERENCE[group]).chosen(Transplant(), exams())
     assert (best.strength, best.layers) == (1.0, (5,))  # less strength, then fewer layers, then later ones
     ordered = [
-        Transplant(0.5, (2, 3)), Transplant(1.0, (4,)), Transplant(1.0, (2,)), Transplant(1.0, (3, 4)), Transplant(1.25, (5,)),
+        Transplant(0.5, (2, 3)), Transplant(1.0, (4,)), Transplant(1.0, (2,)), Transplant(1.0, (3, 4)),
+        Transplant(1.25, (5,)),
     ]  # fmt: skip
     shuffled = random.Random(0).sample(ordered, len(ordered))
     assert sorted(shuffled, key=gentleness) == ordered

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,19 @@ import pytest
 import torch
 from PIL import Image
 
+from holdfast.cli.common import Common
 from holdfast.cli.main import run
+from holdfast.cli.steer import ModelFlags, PromptFlags, ValidationFlags
 from holdfast.core.files import read_rows
 from holdfast.data import workshop
 from holdfast.models import sandbox_vision
 from holdfast.models.answer import Decoding
+from holdfast.models.engine import Engine
 from holdfast.models.load import resolve
 from holdfast.models.vision import generate, load_vision
 from holdfast.steer.artifact import load_steering
 from holdfast.steer.fold import constant_shifts, folded
+from holdfast.steer.method import STEERING
 
 MODEL = ("--model", "sandbox/vlm-0")
 SMALL = ("--images", "scenes", "--limit", "8", "--max-new-tokens", "12", "--device", "cpu")
@@ -124,7 +128,7 @@ def test_fit_chooses_what_is_left_open_on_validation_items(place: Path) -> None:
     assert "Warned" not in said.err
 
 
-def test_without_validation_files_the_second_half_of_the_prompts_is_chosen_by(place: Path) -> None:
+def test_without_validation_files_every_second_prompt_is_chosen_by(place: Path) -> None:
     said = done(
         "steer", "fit", "transplant", "--layers", "4", *MODEL, *PROMPTS, "--choice.first", "8", "--json", place=place
     )
@@ -364,7 +368,7 @@ BAD: dict[str, tuple[Words, int, str]] = {
     "unknown sandbox set": (fit("--harmful", "sandbox/hazardz-align-0"), 3, "hazardz"),
     "no pictures": (fit("--harmful", "@/bare.jsonl", "--images", "-"), 3, "has no picture"),
     "picture not there": (fit("--harmful", "@/gone.jsonl", "--images", "-"), 3, "item '0' names the picture gone.png"),
-    "picture that does not open": (fit("--harmful", "@/broken.jsonl", "--images", "@"), 3, "does not open as a picture"),
+    "picture that does not open": (fit("--harmful", "@/broken.jsonl", "--images", "@"), 3, "does not open"),
     "no folder of pictures": (fit("--images", "@/nowhere"), 3, "no folder of pictures"),
     "unknown colour": (fit("--images", "plain:nocolour"), 3, "names no colour"),
     "one prompt of a class": (fit("--harmful", "@/one.jsonl"), 3, "the anchors have 1 harmful prompts"),
@@ -380,12 +384,15 @@ BAD: dict[str, tuple[Words, int, str]] = {
     "negative strength": (
         fit(start=("steer", "fit", "transplant", "--layers", "3", "--strength", "-1")), 2, "weakens safety"
     ),
-    "negative layer": (fit(start=("steer", "fit", "transplant", "--layers", "-1", "--strength", "1")), 2, "outside [0, inf]"),
+    "negative layer": (
+        fit(start=("steer", "fit", "transplant", "--layers", "-1", "--strength", "1")), 2, "outside [0, inf]"
+    ),
     "layer that is not there": (
-        fit(start=("steer", "fit", "transplant", "--layers", "6", "--strength", "1")), 2, "can be steered: 0, 1, 2, 3, 4, 5"
+        fit(start=("steer", "fit", "transplant", "--layers", "6", "--strength", "1")), 2,
+        "can be steered: 0, 1, 2, 3, 4, 5",
     ),
     "contradictory knobs": (
-        fit("--level", "sample", "--direction", "principal", start=("steer", "fit", "cmrm", *SETTLED, "--twin", "blank")), 2,
+        fit("--level", "sample", "--direction", "principal", start=("steer", "fit", "cmrm", *SETTLED)), 2,
         "is for level = 'dataset'",
     ),
     "unknown judge": (fit("--judges", "not-refusd", start=OPEN), 2, "did you mean 'not-refused'?"),
@@ -410,7 +417,7 @@ BAD: dict[str, tuple[Words, int, str]] = {
         lambda bad: ("steer", "fold", (bad / "fit").read_text(), "--model", str(bad / "unknown")), 4, "cannot be read"
     ),
     # grafting and diagnosing
-    "graft of a text-only model": (plainly("steer", "graft", "sandbox/micro-0", "--out", "@/new"), 4, "text-only model"),
+    "graft of a text-only model": (plainly("steer", "graft", "sandbox/micro-0", "--out", "@/new"), 4, "text-only"),
     "graft of another shape": (
         plainly("steer", "graft", "sandbox/vlm-0", "--language", "sandbox/micro-0", "--out", "@/new"), 4, "does not fit"
     ),
@@ -421,12 +428,15 @@ BAD: dict[str, tuple[Words, int, str]] = {
         plainly("steer", "diagnose", *MODEL, "--harmful", "@/bare.jsonl", *BENIGN, *CPU), 3, "has no picture"
     ),
     "diagnose one prompt": (
-        plainly("steer", "diagnose", *MODEL, "--harmful", "@/one.jsonl", *BENIGN, *FAST), 3, "there are 1 harmful prompts"
+        plainly("steer", "diagnose", *MODEL, "--harmful", "@/one.jsonl", *BENIGN, *FAST), 3,
+        "there are 1 harmful prompts",
     ),
     "diagnose with a judge that says nothing of harm": (
         plainly("steer", "diagnose", *MODEL, *PROMPTS, "--judges", "refusal"), 2, "whether they are harmful"
     ),
-    "report of no comparison": (lambda bad: ("steer", "report", (bad / "fit").read_text()), 6, "is no finished comparison"),
+    "report of no comparison": (
+        lambda bad: ("steer", "report", (bad / "fit").read_text()), 6, "is no finished comparison"
+    ),
 }  # fmt: skip
 
 
@@ -447,6 +457,13 @@ def test_vectors_of_another_seed_serve_a_model_of_the_same_shape_where_told(plac
         "steer", "apply", fitted(place), "--model", "sandbox/vlm-1", "--other-model", *TEST, "--json", place=place
     )
     assert said.json["answers"] == 8
+
+
+@pytest.mark.parametrize("name", list(STEERING))
+def test_no_knob_of_a_method_hides_a_flag_of_the_command(name: str) -> None:
+    flags = [field.name for cls in (ModelFlags, PromptFlags, ValidationFlags, Engine, Common) for field in fields(cls)]
+    assert len(set(flags)) == len(flags)
+    assert not set(flags) & {field.name for field in fields(STEERING.load(name))}
 
 
 def test_help_names_every_method_and_command(place: Path) -> None:

@@ -214,8 +214,12 @@ def test_families_that_cannot_carry_a_shift_are_refused_with_the_reason(name: st
 
 
 @pytest.mark.parametrize(
-    "text", [lambda: hf.MistralConfig(**TEXT, head_dim=8, sliding_window=8), lambda: hf.Qwen2Config(**TEXT, use_sliding_window=True)]
-)  # fmt: skip
+    "text",
+    [
+        lambda: hf.MistralConfig(**TEXT, head_dim=8, sliding_window=8),
+        lambda: hf.Qwen2Config(**TEXT, use_sliding_window=True),
+    ],
+)
 def test_a_sliding_window_in_use_is_refused(text: Callable[[], Any]) -> None:
     config = hf.LlavaConfig(vision_config=hf.CLIPVisionConfig(**VISION), text_config=text(), image_token_index=IMAGE)
     assert "sliding window" in foldable(config)

@@ -117,8 +117,9 @@ def test_a_picture_that_is_only_large_opens(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("name", "colour"), [("plain:white", (255, 255, 255)), ("plain:#204060", (32, 64, 96)), ("plain:#ff000080", (255, 0, 0))]
-)  # fmt: skip
+    ("name", "colour"),
+    [("plain:white", (255, 255, 255)), ("plain:#204060", (32, 64, 96)), ("plain:#ff000080", (255, 0, 0))],
+)
 def test_plain_pictures_have_one_colour(name: str, colour: tuple[int, int, int]) -> None:
     found = open_image(name)
     assert found.size == (336, 336)

@@ -90,8 +90,12 @@ def test_shifts_of_every_direction(harmful: tuple[float, float], cosine: float, 
 
 
 @pytest.mark.parametrize(
-    "image", [{"harmful_image": (0.0, 0.0), "benign_image": (0.0, 0.0)}, {"harmful_image": (1.0, 0.0), "benign_image": (1.0, 0.0)}]
-)  # fmt: skip
+    "image",
+    [
+        {"harmful_image": (0.0, 0.0), "benign_image": (0.0, 0.0)},
+        {"harmful_image": (1.0, 0.0), "benign_image": (1.0, 0.0)},
+    ],
+)
 def test_classes_that_do_not_differ_give_numbers(image: dict[str, Any]) -> None:
     for row in layer_predictors(made(harmful_text=(0.0, 0.0), benign_text=(0.0, 0.0), **image)):
         assert all(math.isfinite(value) and abs(value) < 1e6 for value in row.values())

@@ -120,7 +120,8 @@ def test_scenes_are_told_and_asked_in_listed_words() -> None:
 
 # -- workshop ----------------------------------------------------------------------------------------------
 
-COUNTS = {("hazard", "align"): 192, ("benign", "align"): 288, ("hazard", "validation"): 48, ("benign", "validation"): 72,
+COUNTS = {("hazard", "align"): 192, ("benign", "align"): 288,
+          ("hazard", "validation"): 48, ("benign", "validation"): 72,
           ("hazard", "test"): 80, ("benign", "test"): 120}  # fmt: skip
 
 

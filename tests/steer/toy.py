@@ -199,7 +199,8 @@ def subject(
     seed: int = 0, pool: Sequence[str] = ("plain:#204060", "plain:#a0f000", "plain:#ff0000"), **more: Any
 ) -> Subject:
     """A toy to be asked and read."""
-    return Subject(VisionModel(Toy(seed), Front(), "auto", "toy"), tuple(map(open_image, pool)), **more)  # type: ignore[arg-type]
+    net: Any = Toy(seed)
+    return Subject(VisionModel(net, Front(), "auto", "toy"), tuple(map(open_image, pool)), **more)
 
 
 def items(kind: str, words: Sequence[str], pictures: bool = True) -> tuple[Item, ...]:

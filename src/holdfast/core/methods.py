@@ -2,8 +2,8 @@
 
 A table maps a name to ``"module:Class"`` and one line of summary, so ``list`` and ``--help`` import
 nothing heavy. A third party's method comes in through an entry point in the table's group
-(``holdfast.alignment``, ``holdfast.finetuning``, ``holdfast.post_finetuning``, ``holdfast.judges``,
-``holdfast.tasks``), touching no file here.
+(``holdfast.alignment``, ``holdfast.finetuning``, ``holdfast.post_finetuning``, ``holdfast.steering``,
+``holdfast.judges``, ``holdfast.tasks``), touching no file here.
 """
 
 from __future__ import annotations
