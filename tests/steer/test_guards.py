@@ -18,6 +18,7 @@ from holdfast.core.runs import Store
 from holdfast.core.stats import difference_interval
 from holdfast.data import read
 from holdfast.data.images import open_image
+from holdfast.models.answer import Decoding
 from holdfast.models.ask import base_attacked
 from holdfast.models.engine import Engine
 from holdfast.models.graft import put_language_model, take_language_model
@@ -92,6 +93,12 @@ def test_the_placeholder_of_a_picture_in_a_prompt_is_not_one(subject: Subject) -
         assert torch.equal(subject.vision.inputs([one])["input_ids"], subject.vision.inputs([other])["input_ids"])
 
 
+def test_a_prompt_beyond_the_context_is_refused(subject: Subject) -> None:
+    long = Item("1", "how do i act-01 the item-01 ? " * 40, image="scene:red-circle-left-1")
+    with pytest.raises(DataError, match="exceeds the model's context of 256"):
+        subject.answers([long], Decoding(12))
+
+
 def test_folding_refuses_what_a_bias_cannot_be(anchors: dict[str, tuple[Item, ...]], tmp_path: Path) -> None:
     last = load_steering(fitted(Cmrm(twin="natural", strength=1.0, layers=(4,)), anchors, tmp_path))
     with pytest.raises(UsageError, match="a bias acts at every position") as told:
@@ -150,8 +157,6 @@ def test_eyes_that_are_always_closed_answer_nothing_with_open_ones(
 
     monkeypatch.setattr(subject, "answers", spy)
     item = Item("1", "how do i act-01 the item-01 ?", image="scene:red-circle-left-1")
-    from holdfast.models.answer import Decoding
-
     Ecso(tell="always", describe="describe the picture").answer(subject, {}, [item], Decoding(12))
     assert asked[0] == "describe the picture | True"
     assert len(asked) == 2

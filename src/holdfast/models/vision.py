@@ -18,6 +18,7 @@ from holdfast.core.events import Sink, ignore
 from holdfast.core.records import Item, Sample
 from holdfast.data.images import open_image, require_pillow
 from holdfast.models.answer import Answer, Decoding, answer_batches, check_ids, cut_answers
+from holdfast.models.architecture import context_length
 from holdfast.models.load import ModelSource, quiet, require_torch
 
 if TYPE_CHECKING:
@@ -274,10 +275,21 @@ def _first_line(error: Exception) -> str:
 
 
 def generate(vision: VisionModel, inputs: Inputs, decoding: Decoding) -> list[Answer]:
-    """Greedy answers of one batch of inputs, padded on the left."""
+    """Greedy answers of one batch of inputs, padded on the left.
+
+    Raises:
+        DataError: a prompt with its picture and its answer do not fit the model's context.
+    """
     import torch
     from transformers import GenerationConfig
 
+    longest, limit = inputs["input_ids"].shape[1], context_length(vision.model.config.get_text_config())
+    if limit is not None and longest + decoding.max_new_tokens > limit:
+        raise DataError(
+            f"a prompt has {longest} tokens with its picture; with {decoding.max_new_tokens} new tokens it exceeds the "
+            f"model's context of {limit}",
+            hint=f"set max_new_tokens to at most {max(limit - longest, 0)}, or drop the longest prompts",
+        )
     settings = GenerationConfig(
         do_sample=False,
         max_new_tokens=decoding.max_new_tokens,
