@@ -50,7 +50,7 @@ class ModelFlags:
 class PromptFlags:
     """Prompts, their pictures, and who rates the answers."""
 
-    harmful: str = knob(doc="harmful prompts: a file, sandbox/hazards-align-0, or hub:org/name")
+    harmful: str = knob(doc="harmful prompts: a file, sandbox/workshop-hazards-align-0, or hub:org/name")
     benign: str = knob(doc="harmless prompts")
     images: str = knob("", "pictures for prompts that name none: a folder, scenes (generated), or plain:white")
     judges: tuple[str, ...] = knob(("not-refused",), "judges of harmful answers, e.g. --judges not-refused,sandbox")
@@ -291,7 +291,9 @@ def _distinct(found: Exam) -> Exam:
 class ApplyFlags:
     """Who is asked what, steered."""
 
-    items: str = knob(doc="prompts: a file (with an image column, or with --images), or sandbox/hazards-test-0")
+    items: str = knob(
+        doc="prompts: a file (with an image column, or with --images), or sandbox/workshop-hazards-test-0"
+    )
     model: str = knob("", "the model; empty: the one that the method was fitted on")
     group: Literal["harmful", "benign", "visual"] = knob("harmful", "what the prompts are (names what judges measure)")
     images: str = knob("", "pictures for prompts that name none: a folder, scenes, or plain:white")
