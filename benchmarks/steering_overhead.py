@@ -29,7 +29,7 @@ from holdfast.steer.intervene import Edit, Intervention
 from holdfast.steer.methods.cmrm import added
 
 LARGE = "--large" in sys.argv
-ROUNDS, TOKENS = (7, 64) if LARGE else (5, 16)
+ROUNDS, TOKENS = (7, 64) if LARGE else (9, 24)
 TEXT_TOKENS, IMAGE_TOKENS = 40, 576
 DEVICE = "cuda" if LARGE else "cpu"
 DTYPE = torch.bfloat16 if LARGE else torch.float32

@@ -10,8 +10,8 @@
     sunk        how far the image moves the harmful prompts' coordinate towards the harmless side, as a share of the
                 distance between the two classes in text.
 
-From the prototype of this part (four worlds, nine seeds): dataset-level steering worked where the shifts were aligned
-or the classes separable, and failed elsewhere.
+They are guides without intervals, and say what cannot work rather than what will: docs/how-to/vision-language.md has a
+model on which a constant leaves half of the hazards.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def layer_predictors(anchors: Anchors) -> list[dict[str, Any]]:
 
     Returns:
         one object a layer: ``layer``, ``cosine``, ``along``, ``separable`` and ``separable_text`` (areas, 0.5 is
-        chance), ``sunk``; a number that is undefined is null.
+        chance), ``sunk``. Where a length is zero there is no shift or no difference between the classes, and what
+        would be divided by it is 0.
     """
     import torch
 

@@ -20,6 +20,7 @@ def table(result: Mapping[str, Any]) -> str:
     for workload, about in result["workloads"].items():
         lines += ["", f"{about['title']}: {about['model']}, seeds {', '.join(map(str, result['seeds']))}"]
         lines.append(f"  {'method':30} " + " ".join(f"{_SHORT.get(n, n)[:19]:>19}" for n in names) + "    time")
+        lines.append(f"  {'':30} " + " ".join(f"{_asked(result, workload, n):>19}" for n in names))
         plain = result["plain"].get(workload, {})
         lines.append(_line("no picture, no steering", [plain.get(name) for name in names], ""))
         for row in result["rows"]:
@@ -65,6 +66,12 @@ def advice(result: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def _asked(result: Mapping[str, Any], workload: str, name: str) -> str:
+    """``n = 240``: answers behind the rates of a column; empty where nothing was measured."""
+    found = [row["metrics"][name]["n"] for row in result["rows"] if row["workload"] == workload and row["metrics"]]
+    return f"n = {max(found):,}" if found else ""
+
+
 def number(metric: Mapping[str, Any] | None) -> str:
     """``58.9 [57.5, 60.3]``; a dash where there is none."""
     if metric is None or metric["value"] is None:
@@ -84,6 +91,8 @@ def diagnosis_table(result: Mapping[str, Any]) -> str:
 
     names = list(result["conditions"][0]["metrics"])
     lines = [f"{'':26} " + " ".join(f"{_SHORT.get(n, n)[:22]:>22}" for n in names)]
+    asked = [condition["metrics"] for condition in result["conditions"]]
+    lines.append(f"{'':26} " + " ".join(f"{'n = ' + str(max(m[n]['n'] for m in asked)):>22}" for n in names))
     for condition in result["conditions"]:
         cells = " ".join(f"{number(condition['metrics'][name]):>22}" for name in names)
         lines.append(f"{condition['title']:26} {cells}")
@@ -129,7 +138,7 @@ def fit_text(card: Mapping[str, Any]) -> str:
     trials = card["choice"]["trials"]
     if trials:
         rates = ", ".join(f"{_SHORT.get(n, n)} {v:.1f}%" for n, v in trials[0]["rates"].items())
-        lines.append(f"on validation items: {rates} (loss {trials[0]['loss']:.1f})")
+        lines.append(f"on {trials[0]['n']} validation items in all: {rates} (loss {trials[0]['loss']:.1f})")
     predictors = card["predictors"]
     lines += [line for text in predictors.get("text", ()) for line in textwrap.wrap(text, _WIDTH)]
     return "\n".join(lines)
