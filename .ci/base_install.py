@@ -21,7 +21,12 @@ HEAVY = ("torch", "scipy", "transformers", "polars", "altair", "vl_convert")
 EXTRA_ONLY = ("torch", "transformers", "peft", "accelerate", "datasets", "trl", "PIL")
 HELP_SECONDS = 0.5
 WHEEL_MIB = 10
-NEEDS_TORCH = ((["demo"], "finetune"), (["bench", "sandbox"], "finetune"), (["steer", "demo"], "vision"))
+NEEDS_TORCH = (
+    (["demo"], "finetune"),
+    (["bench", "sandbox"], "finetune"),
+    (["steer", "demo"], "vision"),
+    (["faces", "demo"], "faces"),
+)
 # Runs a command in this process and tells which heavy modules it left loaded.
 PROBE = f"""
 import sys

@@ -147,6 +147,7 @@ def has_heading(page: Path, name: str) -> bool:
 def methods() -> dict[str, type]:
     """Name -> class, over the tables of methods; a name that two stages share has one page."""
     from holdfast.ensemble.combine import COMBINERS, FUSERS
+    from holdfast.faces.method import MASKS
     from holdfast.finetune.alignment import ALIGNMENT
     from holdfast.finetune.finetuning import FINETUNING
     from holdfast.finetune.post_finetuning import POST_FINETUNING
@@ -154,7 +155,7 @@ def methods() -> dict[str, type]:
 
     return {
         name: table.load(name)
-        for table in (COMBINERS, FUSERS, POST_FINETUNING, FINETUNING, ALIGNMENT, STEERING)
+        for table in (COMBINERS, FUSERS, POST_FINETUNING, FINETUNING, ALIGNMENT, STEERING, MASKS)
         for name in table
     }
 

@@ -84,8 +84,8 @@ def with_knobs(cls: type[Any], make: Callable[[Any], Callable[..., int]]) -> Cal
     """The command with the method's knobs as flags in front of its own."""
     shape = make(cls())
 
-    def command(**given: Any) -> int:
-        return make(given.pop("method", cls()))(**given)
+    def command(*words: Any, **given: Any) -> int:
+        return make(given.pop("method", cls()))(*words, **given)
 
     command.__doc__ = shape.__doc__
     command.__name__ = shape.__name__
@@ -95,7 +95,8 @@ def with_knobs(cls: type[Any], make: Callable[[Any], Callable[..., int]]) -> Cal
         knobs = inspect.Parameter(
             "method", inspect.Parameter.KEYWORD_ONLY, default=cls(), annotation=Annotated[cls, Flat]
         )
-        parameters.insert(0, knobs)
+        in_front = sum(parameter.kind is not inspect.Parameter.KEYWORD_ONLY for parameter in parameters)
+        parameters.insert(in_front, knobs)
     command.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": int}
     return command

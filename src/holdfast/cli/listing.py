@@ -43,6 +43,7 @@ def listing(what: str = "all", *, common: Annotated[Common, Flat] = Common()) ->
 
 
 def _methods() -> list[dict[str, Any]]:
+    from holdfast.faces.method import MASKS
     from holdfast.finetune.recipe import METHODS
     from holdfast.steer.method import STEERING
 
@@ -53,9 +54,10 @@ def _methods() -> list[dict[str, Any]]:
             extra = {"title": cls.title, "paper": cls.paper, "needs": list(cls.needs)}
             cost = {"passes": cls.passes, "copies": cls.copies} if stage != "repair" else {}
             rows.append({"stage": stage, **row, **extra, **cost, "knobs": describe(cls)})
-    for row in _rows(STEERING):
-        cls = STEERING.load(row["name"])
-        rows.append({"stage": "steer", **row, "title": cls.title, "paper": cls.paper, "knobs": describe(cls)})
+    for stage, others in (("steer", STEERING), ("faces", MASKS)):
+        for row in _rows(others):
+            cls = others.load(row["name"])
+            rows.append({"stage": stage, **row, "title": cls.title, "paper": cls.paper, "knobs": describe(cls)})
     return rows
 
 
@@ -83,7 +85,7 @@ def _recipes() -> list[dict[str, Any]]:
     from holdfast.data.recipes import shipped_recipes
 
     rows = []
-    for folder, command in (("", "bench"), ("steer", "steer compare")):
+    for folder, command in (("", "bench"), ("steer", "steer compare"), ("faces", "faces compare")):
         for name, path in shipped_recipes(folder).items():
             title = tomllib.loads(path.read_text("utf-8")).get("title", "")
             rows.append({"name": name, "summary": f"{title} ({command})", "path": str(path), "command": command})

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "agree": ("holdfast.cli.agree:agree", "May a judge stand in for people? Agreement, intervals, a verdict."),
     "ensemble": ("holdfast.cli.ensemble:ensemble", "Which of my models to keep, and how to combine their answers."),
     "steer": ("holdfast.cli.steer:steer", "An image must not switch refusals off: restore them."),
+    "faces": ("holdfast.cli.faces:faces", "One mask for all my photos: recognisers lose me, my key undoes it."),
     "report": ("holdfast.cli.bench:report", "Write the HTML report of a bench again."),
     "runs": ("holdfast.cli.runs:runs", "List runs."),
     "show": ("holdfast.cli.runs:show", "Show one run: its knobs, costs, rates and files."),

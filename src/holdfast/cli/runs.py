@@ -121,4 +121,9 @@ def _next(run: Run) -> str:
         "steer": f"holdfast steer apply {run.path} --items FILE --images FOLDER",
         "diagnose": "holdfast steer fit transplant --model MODEL --harmful FILE --benign FILE",
         "steer-compare": f"holdfast steer report {run.path}",
+        "mask": f"holdfast faces protect {run.path} PHOTOS --out protected",
+        "faces-compare": f"holdfast faces report {run.path}",
+        "faces-check": "holdfast faces check KEY PHOTOS",
+        "face-mask": "holdfast faces compare RECIPE",
+        "album": "holdfast faces compare RECIPE",
     }.get(run.kind, f"holdfast ask --model {run.path} --items FILE")

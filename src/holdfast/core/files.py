@@ -56,8 +56,13 @@ def _system_error(error: Exception) -> int | None:
     return int(found[1]) if found else None
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, private: bool = False) -> None:
     """Replace ``path`` by ``content`` in one step, flushed to the disk.
+
+    Args:
+        path: the file.
+        content: all of it.
+        private: nobody but its owner may read it, at no moment.
 
     Raises:
         ResourceError, RunError: see :func:`writing`.
@@ -71,7 +76,8 @@ def write_bytes(path: Path, content: bytes) -> None:
                 stream.flush()
                 os.fsync(stream.fileno())
             # mkstemp gives 0600; a result should be as readable as any file its owner makes.
-            Path(temporary).chmod(0o666 & ~_umask())
+            if not private:
+                Path(temporary).chmod(0o666 & ~_umask())
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)

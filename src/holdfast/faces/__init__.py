@@ -1,0 +1,1 @@
+"""Protect faces in photos from recognisers, and measure how well that works."""

@@ -1,0 +1,1 @@
+"""Mask methods, one file a paper."""
