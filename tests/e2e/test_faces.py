@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,17 @@ from holdfast.faces.protect import Owner
 
 ME, FRIEND = 3, 4
 TEAM = ("--recognisers", "drawn-mobile,drawn-residual")
-QUICK = ("--masks", "2", "--steps", "30", "--batch", "4", "--step", "2", "--last-step", "0.5", "--scales", "112",
+QUICK = ("--masks", "2", "--steps", "22", "--batch", "4", "--step", "2", "--last-step", "0.5", "--scales", "112",
          "--scales", "28", "--admix", "0", "--coarse", "0", "--apart", "0", "--cancel", "0", "--pull", "0", "--colour",
          "1", "--device", "cpu", "--preset", "strong")  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_others() -> Iterator[None]:
+    """Sixty strangers are drawn each time a mask is learned: four will do here. Faces are found once."""
+    with toy.remembering(), pytest.MonkeyPatch.context() as patched:
+        patched.setattr("holdfast.faces.learn._DRAWN_PEOPLE", 4)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +73,25 @@ def test_a_photo_that_lies_on_its_side_is_turned_and_its_landmarks_turned_back(t
     assert left < right
     assert top < bottom
     assert ((face.landmarks > [left, top]) & (face.landmarks < [right, bottom])).all()
+
+
+@pytest.mark.parametrize(
+    ("upright", "turned", "wins"),
+    # A face of .93 is taken as it stands; below that, a turned one must be surer by more than .01.
+    [(0.93, 0.99, False), (0.92, 0.935, True), (0.92, 0.925, False), (0.92, 0.915, False), (0.0, 0.65, True)],
+)
+def test_the_surest_of_the_quarter_turns_counts(
+    upright: float, turned: float, wins: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(pixels: Any, side: int, border: float, score: float) -> list[Face]:
+        best = turned if pixels.shape[:2] == (60, 40) and pixels[0, -1, 0] == 9 else upright * (pixels[0, 0, 0] == 9)
+        return [Face((1, 2, 3, 4), np.ones((5, 2)), best)] if best else []
+
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[0, 0] = 9  # after a quarter turn clockwise it is at the top right
+    monkeypatch.setattr(detect, "_look", look)
+    (face,) = find_faces(pixels)
+    assert face.score == (turned if wins else upright)
 
 
 @pytest.mark.parametrize("shape", [(480, 480), (301, 517)])

@@ -8,6 +8,7 @@ import shutil
 import signal
 import stat
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,12 @@ METHOD = Chameleon(
     diversity=0.5, coarse=0.5, admix=0.3, apart=0.5, cancel=0.5, pull=0.5, shape="oval", colour=0.5, weight="dual",
     starts=1, patience=0,
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _faces_are_found_once() -> Iterator[None]:
+    with toy.remembering():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +347,7 @@ def test_states_are_kept_every_few_steps_or_seconds(tmp_path: Path, monkeypatch:
 
 LEARN = (
     "faces", "learn", "chameleon", "--masks", "1", "--steps", "14", "--batch", "2", "--scales", "112", "--admix", "0.3",
-    "--recognisers", "drawn-mobile", "--device", "cpu", "--checkpoint-every", "2", "--json",
+    "--recognisers", "drawn-mobile", "--device", "cpu", "--checkpoint-every", "2", "--json", "--others",
 )  # fmt: skip
 
 
@@ -348,28 +355,27 @@ def test_killed_outright_the_same_command_ends_with_the_same_bits(album: Path, t
     """SIGKILL after a few steps; the command is given again, and its key is that of a run that nobody stopped."""
     from holdfast.cli.main import run
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, "_DRAWN_PEOPLE", 60)  # the process that is killed has all of them
-        process = subprocess.Popen(
-            command(*LEARN, album, "--runs", tmp_path / "a"), env=surroundings(), stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
-        assert process.stderr is not None
-        try:
-            for line in process.stderr:
-                if json.loads(line).get("done", 0) >= 5:
-                    break
-        finally:
-            at_work = process.poll() is None
-            os.killpg(process.pid, signal.SIGKILL)
-            process.stderr.close()
-            process.wait()
-        assert at_work
-        (folder,) = (tmp_path / "a").glob("chameleon-*")
-        assert not (folder / "SEALED").exists()
-        assert (folder / "checkpoint" / "search.safetensors").is_file()
-        for place in "ab":
-            assert run([*LEARN, str(album), "--runs", str(tmp_path / place), "--quiet"]) == 0
+    words = [*LEARN, str(album / "friend.png"), str(album)]
+    process = subprocess.Popen(
+        command(*words, "--runs", tmp_path / "a"), env=surroundings(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if json.loads(line).get("done", 0) >= 5:
+                break
+    finally:
+        at_work = process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.stderr.close()
+        process.wait()
+    assert at_work
+    (folder,) = (tmp_path / "a").glob("chameleon-*")
+    assert not (folder / "SEALED").exists()
+    assert (folder / "checkpoint" / "search.safetensors").is_file()
+    for place in "ab":
+        assert run([*words, "--runs", str(tmp_path / place), "--quiet"]) == 0
     left, right = (open_run(next((tmp_path / place).glob("chameleon-*"))) for place in "ab")
     assert made_files(left) == made_files(right)
     assert (left.artifacts / "key.p3").read_bytes() == (right.artifacts / "key.p3").read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,12 @@ from holdfast.faces.recogniser import Input, Recogniser, load_recogniser
 
 RECOGNISERS = [load_recogniser(name) for name in toy.DRAWN]
 ME, FRIEND, OTHER = 3, 4, 5
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _faces_are_found_once() -> Iterator[None]:
+    with toy.remembering():
+        yield
 
 
 def off(found: np.ndarray, true: np.ndarray) -> float:  # type: ignore[type-arg]
@@ -105,6 +112,14 @@ def test_the_person_of_most_photos_is_chosen_with_their_face_in_each() -> None:
     found = one_person([("a", seen[:2]), ("b", [seen[2]]), ("c", seen[3:])], [one])
     assert found.crops[:, 0, 0, 0].tolist() == [180, 180, 180]
     assert not found.skipped
+
+
+def test_somebody_who_is_always_in_company_is_found() -> None:
+    """Three groups with different strangers, against two photos of another person alone."""
+    seen, one = pointed(0, 60, 5, 110, 10, 250, 180, 182, threshold=0.9)
+    groups = [("a", seen[0:2]), ("b", seen[2:4]), ("c", seen[4:6])]
+    found = one_person([*groups, ("d", [seen[6]]), ("e", [seen[7]])], [one])
+    assert found.crops[:, 0, 0, 0].tolist() == [0, 5, 10]
 
 
 def test_of_equal_counts_the_closer_ones_win() -> None:

@@ -53,6 +53,14 @@ def test_a_mistake_is_a_stranger_nearer_than_ones_own_or_ones_own_below_the_thre
     assert mistakes(kind, PEOPLE, 0).tolist() == [False, False, False, True, True, False]
 
 
+@pytest.mark.usefixtures("only_clean")
+def test_as_near_to_a_stranger_as_to_oneself_is_a_mistake() -> None:
+    people = {"a": torch.stack([crop(40), crop(60)]), "b": torch.stack([crop(140), crop(160)])}
+    one = compass("one", {40: 0, 60: 30, 140: 30, 160: 30})
+    assert mistakes(one, people, 0)[:2].tolist() == [True, True]
+    assert len(pick_team([one], people, 1, 0)) == 1  # two people are enough
+
+
 def test_mistakes_are_counted_in_every_state_of_a_photo() -> None:
     crops = toy.crops(4)
     people = {"a": crops[:2], "b": toy.crops(2, 9)}

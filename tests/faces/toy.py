@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from holdfast.data import drawn
+from holdfast.faces.detect import Face, find_faces
 from holdfast.faces.mask import Key
 from holdfast.faces.method import Subject
 from holdfast.faces.people import Seen, faces_in
@@ -80,6 +83,24 @@ def drawn_crops(person: int, photos: int, first: int = 0) -> Tensor:
 @cache
 def photo(person: int, seed: int, side: int = 480) -> Pixels:
     return drawn.photo(drawn.person(person), seed, (side, side)).pixels
+
+
+@cache
+def _found(content: bytes, shape: tuple[int, ...]) -> tuple[Face, ...]:
+    return tuple(find_faces(np.frombuffer(content, np.uint8).reshape(shape)))
+
+
+def find_once(pixels: Pixels) -> list[Face]:
+    """What the detector finds, asked once for each picture: it is most of the time of a test that uses it often."""
+    return list(_found(pixels.tobytes(), pixels.shape))
+
+
+@contextmanager
+def remembering() -> Iterator[None]:
+    """Photos that a test looks at again are not searched again."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("holdfast.faces.people.find_faces", find_once)
+        yield
 
 
 def signs(count: int, seed: int, size: float = 12.0) -> Tensor:

@@ -282,7 +282,7 @@ def test_adam_moves_by_its_step_against_the_slope() -> None:
     ("before", "seen", "after"),
     [
         (1.0, 0.026, 0.5), (1.0, 0.0271, 1.0), (4.0, 0.0271, 1.0), (4.0, 0.0329, 1.0), (4.0, 0.034, 8.0), (1.0, 0.034, 2.0),
-        (1 / 128, 0.0, 1 / 256), (1 / 256, 0.0, 1 / 256), (128.0, 1.0, 256.0), (256.0, 1.0, 256.0), (256.0, 0.0, 128.0),
+        (1 / 128, 0.0, 1 / 256), (1 / 256, 0.0, 1 / 256), (128.0, 1.0, 256.0), (256.0, 1.0, 256.0), (256.0, 0.036, 256.0), (256.0, 0.0, 128.0), (1 / 256, 0.025, 1 / 256),
         (1 / 256, 1.0, 1 / 128), (0.25, 0.03, 1.0),
     ],
 )  # fmt: skip
@@ -454,7 +454,9 @@ def test_a_mask_pushes_the_person_away_and_noise_does_not(method: Chameleon) -> 
 def test_of_several_starts_the_strongest_stays() -> None:
     subject = toy.subject()
     method = replace(PLAIN, steps=3, starts=3)
-    kept = method.learn(subject, 0)
+    told: list[tuple[int, int]] = []
+    kept = method.learn(subject, 0, lambda done, total, angle, state: told.append((done, total)))
+    assert told == [(done, 9) for done in range(1, 10)]
     singles = [learn(replace(method, starts=1), subject, 7919 * start, lambda *_: None, None) for start in range(3)]
     powers = [strength(one, subject, 0) for one in singles]
     assert len(set(powers)) == 3

@@ -47,19 +47,28 @@ def objective(
     return total - method.weight * over.clamp(min=0).sum()
 
 
-def test_one_step_goes_up_equation_1() -> None:
+@pytest.mark.parametrize("least", [0.9, 0.998])
+def test_one_step_goes_up_equation_1(least: float) -> None:
+    """Below the limit of visibility, and above it, where both terms decide."""
     subject = toy.subject()
-    method = replace(METHOD, steps=1, step=3.0)
+    method = replace(METHOD, steps=1, step=3.0, ssim=least, weight=1.0)
     start = (torch.rand(subject.crops.shape, generator=toy.generator(5)) * 2 - 1) * 3.0
     leaf = start.clone().requires_grad_(True)
     objective(
         subject.crops, (subject.crops + leaf * window("oval")).clamp(0, 255), method, subject.recognisers
     ).backward()
     assert leaf.grad is not None
+    free = start.clone().requires_grad_(True)
+    shown = (subject.crops + free * window("oval")).clamp(0, 255)
+    objective(subject.crops, shown, replace(method, weight=0.0), subject.recognisers).backward()
+    assert free.grad is not None
+    held = float((leaf.grad.sign() != free.grad.sign()).float().mean())  # where visibility has the last word
+    assert 0.05 < held < 0.6 if least > 0.95 else held == 0
     moved = (start + 3.0 * leaf.grad.sign()).clamp(-16, 16)
     expected = each_fitted(moved * window("oval"), subject.crops, method.dssim, 16.0)
     found = method.cloak(subject.crops, subject, 5)
-    assert float((found - expected).abs().gt(1).float().mean()) < 0.01
+    assert float((found - expected).abs().ge(1).float().mean()) < 0.02
+    assert float(found.abs().max()) >= 1
 
 
 def test_photos_go_away_from_themselves_blurred_ones_too() -> None:
